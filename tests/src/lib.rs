@@ -1,0 +1,1 @@
+//! The test harness: namespaces, processes and packets that the tests share.

@@ -1,0 +1,100 @@
+//! What the CNI plugin leaves on disk for the daemon, and what the two say to
+//! each other over the daemon's unix socket.
+//!
+//! One JSON file per attachment, `<state dir>/endpoints/<container id>-<ifname>.json`,
+//! written before the kernel objects are made and removed after they are gone:
+//! the files are the list of this node's endpoints.
+
+use std::net::IpAddr;
+
+use serde::{Deserialize, Serialize};
+
+/// Default places; every program takes flags or configuration for others.
+pub mod path {
+    pub const STATE_DIR: &str = "/var/lib/fairlead";
+    pub const BPFFS: &str = "/sys/fs/bpf";
+    pub const SOCKET: &str = "/run/fairlead/fairlead.sock";
+    /// Below the state directory.
+    pub const ENDPOINTS: &str = "endpoints";
+
+    /// The directory that holds pinned maps and programs: `<bpffs>/fairlead/v<ABI>`.
+    pub fn pins(bpffs: &std::path::Path) -> std::path::PathBuf {
+        bpffs
+            .join("fairlead")
+            .join(format!("v{}", crate::abi::ABI_VERSION))
+    }
+}
+
+/// One attachment of a container to the pod network.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EndpointRecord {
+    /// 1.
+    pub version: u32,
+    pub container_id: String,
+    /// Inside the container.
+    pub ifname: String,
+    /// Path of the container's network namespace.
+    pub netns: String,
+    pub slot: u32,
+    pub host_ifname: String,
+    /// 0 while the interface has not been made yet.
+    pub host_ifindex: u32,
+    /// `aa:bb:cc:dd:ee:ff`
+    pub mac: String,
+    pub host_mac: String,
+    pub ips: Vec<IpAddr>,
+    /// From `CNI_ARGS`, where the runtime is a Kubernetes one.
+    pub pod: Option<PodRef>,
+    pub default_policy: DefaultPolicy,
+    /// `/proc/sys/kernel/random/boot_id` when made: another one means that
+    /// the kernel objects are gone.
+    pub boot_id: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct PodRef {
+    pub namespace: String,
+    pub name: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub uid: Option<String>,
+}
+
+/// What holds for a pod until the daemon has computed its policy.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum DefaultPolicy {
+    #[default]
+    Closed,
+    Open,
+}
+
+/// One line of JSON from the plugin to the daemon; answered by one [`Answer`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "op", rename_all = "kebab-case")]
+pub enum Notice {
+    /// The record has been written and the programs are attached. Answered
+    /// when the pod's policy is in force, or after `timeout_ms`.
+    EndpointAdded {
+        container_id: String,
+        ifname: String,
+        timeout_ms: u64,
+    },
+    /// The record and the kernel objects are gone.
+    EndpointRemoved {
+        container_id: String,
+        ifname: String,
+    },
+    /// Is the daemon able to serve ADD?
+    Status,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "result", rename_all = "kebab-case")]
+pub enum Answer {
+    /// The policy is in force.
+    Done,
+    /// No source knows the pod (yet): the record's default policy holds.
+    PodUnknown,
+    /// It could not be done; `message` says why and what to do.
+    Failed { message: String },
+}

@@ -1,0 +1,3 @@
+//! Fairlead's orchestrator: API server, store, scheduler and controllers in one process.
+
+pub mod tls;

@@ -1,3 +1,12 @@
-//! Fairlead's orchestrator: API server, store, scheduler and controllers in one process.
+//! Fairlead's control plane: one process that Kubernetes clients take for Kubernetes.
+//!
+//! The life of a write: `api` reads an HTTP request and hands a plain call to
+//! `registry`, which defaults, admits, validates and commits it to `store`;
+//! the store's writer thread shows the committed change to `cache`; every
+//! list, watch and controller reads the cache.
 
+pub mod cache;
+pub mod resource;
+pub mod status;
+pub mod store;
 pub mod tls;

@@ -1,0 +1,312 @@
+//! What a resource is, described in one place per resource.
+//!
+//! Everything else (paths, discovery, selectors, tables, the write pipeline)
+//! reads these descriptions. To add a resource, describe it in the file of its
+//! group and name it in that file's `ALL`.
+
+use std::{collections::HashMap, sync::LazyLock};
+
+use serde_json::Value;
+
+use crate::status::{Cause, Subject};
+
+pub mod core;
+pub mod table;
+
+pub use table::Column;
+
+/// One resource of one group and version.
+#[derive(Debug)]
+pub struct Resource {
+    /// Storage prefix, unique: `configmaps`, `deployments.apps`.
+    pub key: &'static str,
+    /// API group, empty for core.
+    pub group: &'static str,
+    /// Version, `v1`.
+    pub version: &'static str,
+    /// Kind, `ConfigMap`.
+    pub kind: &'static str,
+    /// Path segment, `configmaps`.
+    pub plural: &'static str,
+    /// What a person types for one, `configmap`.
+    pub singular: &'static str,
+    /// Short names, `cm`.
+    pub short_names: &'static [&'static str],
+    /// Categories, `all`.
+    pub categories: &'static [&'static str],
+    /// Whether objects live in a namespace.
+    pub namespaced: bool,
+    /// What can be done to it.
+    pub verbs: &'static [&'static str],
+    /// Subresources, in discovery order.
+    pub subresources: &'static [Subresource],
+    /// Fields besides name and namespace that a field selector may name.
+    pub fields: &'static [SelectableField],
+    /// What `kubectl get` shows after the name.
+    pub columns: &'static [Column],
+    /// Whether `metadata.generation` counts changes of the desired state.
+    pub generation: bool,
+    /// If set, objects in this namespace are kept in memory only.
+    pub volatile: Option<&'static str>,
+    /// Rules of this kind that the schema cannot say.
+    pub rules: Rules,
+}
+
+/// All verbs of an ordinary stored resource.
+pub const ALL_VERBS: &[&str] = &[
+    "create",
+    "delete",
+    "deletecollection",
+    "get",
+    "list",
+    "patch",
+    "update",
+    "watch",
+];
+/// The verbs of a review: answered, never stored.
+pub const REVIEW_VERBS: &[&str] = &["create"];
+
+/// A field that field selectors may name.
+#[derive(Debug)]
+pub struct SelectableField {
+    /// As the client writes it, `spec.nodeName`.
+    pub name: &'static str,
+    /// Where it is in the object; the same, but for a few old names.
+    pub pointer: &'static str,
+    /// Its value where the object has none.
+    pub default: &'static str,
+}
+
+impl SelectableField {
+    /// A text field that is empty by default.
+    pub const fn text(name: &'static str) -> Self {
+        Self {
+            name,
+            pointer: name,
+            default: "",
+        }
+    }
+}
+
+/// A path below an object.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Subresource {
+    /// Path segment, `status`.
+    pub name: &'static str,
+    /// The kind that goes in and out.
+    pub kind: &'static str,
+    /// That kind's group; empty for core.
+    pub group: &'static str,
+    /// That kind's version.
+    pub version: &'static str,
+    /// What can be done to it.
+    pub verbs: &'static [&'static str],
+}
+
+impl Subresource {
+    /// `/status` of a resource of this group and kind.
+    pub const fn status(group: &'static str, kind: &'static str) -> Self {
+        Self {
+            name: "status",
+            kind,
+            group,
+            version: "v1",
+            verbs: &["get", "patch", "update"],
+        }
+    }
+
+    /// `/scale`.
+    pub const fn scale() -> Self {
+        Self {
+            name: "scale",
+            kind: "Scale",
+            group: "autoscaling",
+            version: "v1",
+            verbs: &["get", "patch", "update"],
+        }
+    }
+
+    /// A subresource that is only posted to.
+    pub const fn posted(
+        name: &'static str,
+        group: &'static str,
+        version: &'static str,
+        kind: &'static str,
+    ) -> Self {
+        Self {
+            name,
+            kind,
+            group,
+            version,
+            verbs: &["create"],
+        }
+    }
+}
+
+/// What a kind does beyond its schema. Pure functions over the JSON tree.
+#[derive(Clone, Copy, Debug)]
+pub struct Rules {
+    /// Fills in defaults that depend on other fields; runs on every write.
+    pub default: fn(&mut Value),
+    /// Makes a new object's server-owned fields right.
+    pub create: fn(&mut Value),
+    /// Makes an update's server-owned fields right: `(new, old)`.
+    pub update: fn(&mut Value, &Value),
+    /// What is wrong with an object.
+    pub validate: fn(&Value, &mut Causes),
+    /// What is wrong with a change: `(new, old)`.
+    pub validate_update: fn(&Value, &Value, &mut Causes),
+    /// Which names are allowed.
+    pub name: NameRule,
+}
+
+/// Validation errors of one object.
+pub type Causes = Vec<Cause>;
+
+/// What a name must look like.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NameRule {
+    /// RFC 1123 subdomain, at most 253 characters.
+    Subdomain,
+    /// RFC 1123 label, at most 63 characters.
+    Label,
+    /// RFC 1035 label: starts with a letter.
+    Label1035,
+    /// Any text that is one path segment.
+    PathSegment,
+}
+
+/// Rules of a kind that has none of its own.
+pub const PLAIN: Rules = Rules {
+    default: |_| {},
+    create: |_| {},
+    update: |_, _| {},
+    validate: |_, _| {},
+    validate_update: |_, _, _| {},
+    name: NameRule::Subdomain,
+};
+
+impl Resource {
+    /// A namespaced stored resource; a description overrides what differs.
+    pub const fn namespaced(
+        key: &'static str,
+        group: &'static str,
+        kind: &'static str,
+        plural: &'static str,
+        singular: &'static str,
+    ) -> Self {
+        Self {
+            key,
+            group,
+            version: "v1",
+            kind,
+            plural,
+            singular,
+            short_names: &[],
+            categories: &[],
+            namespaced: true,
+            verbs: ALL_VERBS,
+            subresources: &[],
+            fields: &[],
+            columns: table::AGE,
+            generation: false,
+            volatile: None,
+            rules: PLAIN,
+        }
+    }
+
+    /// A cluster-scoped stored resource.
+    pub const fn cluster(
+        key: &'static str,
+        group: &'static str,
+        kind: &'static str,
+        plural: &'static str,
+        singular: &'static str,
+    ) -> Self {
+        Self {
+            namespaced: false,
+            ..Self::namespaced(key, group, kind, plural, singular)
+        }
+    }
+
+    /// `v1`, `apps/v1`.
+    pub fn api_version(&self) -> String {
+        join(self.group, self.version)
+    }
+
+    /// How refusals name it.
+    pub fn subject(&self) -> Subject<'static> {
+        Subject {
+            group: self.group,
+            resource: self.plural,
+        }
+    }
+
+    /// The subresource of this name.
+    pub fn subresource(&self, name: &str) -> Option<&'static Subresource> {
+        self.subresources.iter().find(|s| s.name == name)
+    }
+
+    /// Whether spec and status are written through different doors.
+    pub fn has_status(&self) -> bool {
+        self.subresource("status").is_some()
+    }
+
+    /// Whether objects are stored, rather than answered.
+    pub fn is_stored(&self) -> bool {
+        self.verbs.contains(&"get")
+    }
+
+    /// The cache key of an object: `namespace/name`, or `name`.
+    pub fn object_key(&self, namespace: &str, name: &str) -> String {
+        if self.namespaced {
+            format!("{namespace}/{name}")
+        } else {
+            name.to_owned()
+        }
+    }
+}
+
+/// `group/version`, or the version alone for core.
+pub fn join(group: &str, version: &str) -> String {
+    if group.is_empty() {
+        version.to_owned()
+    } else {
+        format!("{group}/{version}")
+    }
+}
+
+/// Every described resource, in discovery order.
+pub fn all() -> impl Iterator<Item = &'static Resource> {
+    [core::ALL].into_iter().flatten().copied()
+}
+
+/// Those that have objects in the store.
+pub fn stored() -> impl Iterator<Item = &'static Resource> {
+    all().filter(|r| r.is_stored())
+}
+
+/// The resource of a path.
+pub fn find(group: &str, version: &str, plural: &str) -> Option<&'static Resource> {
+    static BY_PATH: LazyLock<HashMap<(&str, &str, &str), &Resource>> =
+        LazyLock::new(|| all().map(|r| ((r.group, r.version, r.plural), r)).collect());
+    BY_PATH.get(&(group, version, plural)).copied()
+}
+
+/// The resource of a kind.
+pub fn find_kind(group: &str, version: &str, kind: &str) -> Option<&'static Resource> {
+    static BY_KIND: LazyLock<HashMap<(&str, &str, &str), &Resource>> =
+        LazyLock::new(|| all().map(|r| ((r.group, r.version, r.kind), r)).collect());
+    BY_KIND.get(&(group, version, kind)).copied()
+}
+
+/// Groups and their versions, core first, in discovery order.
+pub fn groups() -> Vec<(&'static str, &'static str)> {
+    let mut groups = Vec::new();
+    for resource in all() {
+        if !groups.contains(&(resource.group, resource.version)) {
+            groups.push((resource.group, resource.version));
+        }
+    }
+    groups
+}

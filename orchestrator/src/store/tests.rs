@@ -1,0 +1,176 @@
+use super::{archive, sqlite::SqliteStore, *};
+use std::sync::Mutex;
+
+#[derive(Default, Clone)]
+struct Seen(Arc<Mutex<Vec<Committed>>>);
+impl Observer for Seen {
+    fn committed(&mut self, changes: Vec<Committed>) {
+        self.0.lock().unwrap().extend(changes);
+    }
+}
+
+fn open(directory: &std::path::Path) -> (SqliteStore, Seen) {
+    let mut store = SqliteStore::open(directory).unwrap();
+    let seen = Seen::default();
+    store.start(directory, Box::new(seen.clone())).unwrap();
+    (store, seen)
+}
+
+fn put(key: &str, expect: Expect, value: &str) -> Write {
+    Write {
+        key: key.into(),
+        expect,
+        value: Some(Bytes::copy_from_slice(value.as_bytes())),
+        durable: true,
+    }
+}
+
+/// A directory that goes with the test.
+pub(crate) struct Folder(pub std::path::PathBuf);
+impl Folder {
+    pub(crate) fn new(name: &str) -> Self {
+        let path = std::env::temp_dir().join(format!("fl-store-{name}-{}", std::process::id()));
+        drop(std::fs::remove_dir_all(&path));
+        std::fs::create_dir_all(&path).unwrap();
+        Self(path)
+    }
+}
+impl Drop for Folder {
+    fn drop(&mut self) {
+        drop(std::fs::remove_dir_all(&self.0));
+    }
+}
+
+#[tokio::test]
+async fn a_batch_is_taken_whole_or_not_at_all() {
+    let folder = Folder::new("whole");
+    let (store, seen) = open(&folder.0);
+    let first = store
+        .commit(vec![put("a/1", Expect::Absent, "x")])
+        .await
+        .unwrap();
+    let refused = store
+        .commit(vec![
+            put("a/2", Expect::Absent, "y"),
+            put("a/1", Expect::Absent, "z"),
+        ])
+        .await
+        .unwrap_err();
+    assert!(matches!(
+        refused,
+        CommitError::Precondition { write: 1, current: Some(r) } if r == first
+    ));
+    assert!(store.get("a/2").unwrap().is_none());
+    let second = store
+        .commit(vec![
+            put("a/2", Expect::Absent, "y"),
+            put("a/1", Expect::At(first), "z"),
+        ])
+        .await
+        .unwrap();
+    assert!(second > first);
+    let all = store.range("a/").unwrap();
+    assert_eq!(all.len(), 2);
+    assert!(all.iter().all(|s| s.revision == second));
+    assert_eq!(seen.0.lock().unwrap().len(), 3);
+}
+
+#[tokio::test]
+async fn revisions_never_come_twice_even_those_kept_in_memory() {
+    let folder = Folder::new("twice");
+    let mut last = Revision(0);
+    for _ in 0..3 {
+        let (store, _) = open(&folder.0);
+        for _ in 0..5 {
+            let mut write = put("leases/a", Expect::Any, "x");
+            write.durable = false;
+            let revision = store.commit(vec![write]).await.unwrap();
+            assert!(revision > last);
+            last = revision;
+        }
+        assert!(store.get("leases/a").unwrap().is_none());
+    }
+}
+
+#[tokio::test]
+async fn a_store_from_the_future_is_refused() {
+    let folder = Folder::new("future");
+    drop(open(&folder.0));
+    let file = folder.0.join(sqlite::FILE);
+    rusqlite::Connection::open(&file)
+        .unwrap()
+        .pragma_update(None, "user_version", 99)
+        .unwrap();
+    let error = SqliteStore::open(&folder.0).unwrap_err();
+    assert!(
+        matches!(error, StoreError::FromTheFuture { found: 99, .. }),
+        "{error}"
+    );
+    assert!(error.to_string().contains("hint:"));
+}
+
+#[tokio::test]
+async fn a_foreign_file_is_left_alone() {
+    let folder = Folder::new("foreign");
+    let file = folder.0.join(sqlite::FILE);
+    let other = rusqlite::Connection::open(&file).unwrap();
+    other.execute_batch("CREATE TABLE mine (x)").unwrap();
+    drop(other);
+    assert!(matches!(
+        SqliteStore::open(&folder.0).unwrap_err(),
+        StoreError::Foreign { .. }
+    ));
+}
+
+#[tokio::test]
+async fn one_directory_has_one_server() {
+    let folder = Folder::new("lock");
+    let (_store, _) = open(&folder.0);
+    assert!(matches!(
+        SqliteStore::open(&folder.0).unwrap_err(),
+        StoreError::InUse { .. }
+    ));
+}
+
+#[tokio::test]
+async fn a_live_backup_restores_objects_and_keys_and_moves_the_counter_on() {
+    let folder = Folder::new("backup");
+    let (live, saved, again) = (
+        folder.0.join("live"),
+        folder.0.join("saved.db"),
+        folder.0.join("again"),
+    );
+    let (store, _) = open(&live);
+    std::fs::create_dir(live.join("pki")).unwrap();
+    std::fs::write(live.join("pki/ca.key"), "secret").unwrap();
+    for i in 0..50 {
+        store
+            .commit(vec![put(&format!("a/{i:03}"), Expect::Absent, "v")])
+            .await
+            .unwrap();
+    }
+    let summary = archive::backup(&live, &saved).unwrap();
+    assert_eq!((summary.objects, summary.files), (50, 1));
+    assert!(matches!(
+        archive::backup(&live, &saved).unwrap_err(),
+        StoreError::Occupied { .. }
+    ));
+    let newest = store
+        .commit(vec![put("a/after", Expect::Absent, "v")])
+        .await
+        .unwrap();
+
+    archive::restore(&saved, &again).unwrap();
+    assert!(matches!(
+        archive::restore(&saved, &again).unwrap_err(),
+        StoreError::Occupied { .. }
+    ));
+    assert_eq!(std::fs::read(again.join("pki/ca.key")).unwrap(), b"secret");
+    let (restored, _) = open(&again);
+    assert_eq!(restored.range("a/").unwrap().len(), 50);
+    let next = restored
+        .commit(vec![put("b", Expect::Absent, "v")])
+        .await
+        .unwrap();
+    assert!(next > newest);
+}

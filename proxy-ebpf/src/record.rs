@@ -30,6 +30,8 @@ pub mod path {
 pub struct EndpointRecord {
     /// 1.
     pub version: u32,
+    /// The name of the network in the CNI configuration.
+    pub network: String,
     pub container_id: String,
     /// Inside the container.
     pub ifname: String,
@@ -46,6 +48,9 @@ pub struct EndpointRecord {
     /// From `CNI_ARGS`, where the runtime is a Kubernetes one.
     pub pod: Option<PodRef>,
     pub default_policy: DefaultPolicy,
+    /// Host ports that lead to the pod.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub port_mappings: Vec<PortMapping>,
     /// `/proc/sys/kernel/random/boot_id` when made: another one means that
     /// the kernel objects are gone.
     pub boot_id: String,
@@ -57,6 +62,25 @@ pub struct PodRef {
     pub name: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub uid: Option<String>,
+}
+
+/// A port of the node that leads to a port of the pod.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PortMapping {
+    pub host_port: u16,
+    pub container_port: u16,
+    pub protocol: Protocol,
+    /// None: every address of the node.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub host_ip: Option<IpAddr>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Protocol {
+    Tcp,
+    Udp,
+    Sctp,
 }
 
 /// What holds for a pod until the daemon has computed its policy.

@@ -1,0 +1,3 @@
+//! The parts of the node daemon.
+
+pub mod model;

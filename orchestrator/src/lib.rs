@@ -7,6 +7,7 @@
 
 pub mod cache;
 pub mod resource;
+pub mod schema;
 pub mod status;
 pub mod store;
 pub mod tls;

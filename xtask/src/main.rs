@@ -5,6 +5,7 @@ mod bench;
 mod build;
 mod exec;
 mod project;
+mod schema;
 mod setup;
 mod step;
 mod test;
@@ -35,6 +36,8 @@ enum Task {
     Build(build::Args),
     Test(test::Args),
     Bench(bench::Args),
+    /// Generate the table of schema facts that the orchestrator embeds
+    Schema,
     /// Check the repository's own rules (part of `test lint`)
     Tidy,
 }
@@ -46,6 +49,7 @@ fn main() -> ExitCode {
         Task::Build(args) => build::run(&args),
         Task::Test(args) => test::run(&args),
         Task::Bench(args) => bench::run(&args),
+        Task::Schema => schema::run(),
         Task::Tidy => tidy::run(),
     };
     match done {

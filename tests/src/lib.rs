@@ -11,8 +11,10 @@
 )]
 
 pub mod cgroup;
+pub mod cluster;
 pub mod files;
 pub mod namespace;
+pub mod oracle;
 pub mod packet;
 pub mod process;
 pub mod random;

@@ -6,6 +6,7 @@
 //! list, watch and controller reads the cache.
 
 pub mod cache;
+pub mod patch;
 pub mod resource;
 pub mod schema;
 pub mod status;

@@ -221,6 +221,15 @@ impl Status {
         }
     }
 
+    /// 403 for a path outside the resource API.
+    pub fn forbidden_path(why: impl AsRef<str>) -> Self {
+        let message = format!("forbidden: {}", why.as_ref());
+        Self {
+            details: Some(Box::default()),
+            ..Self::new(403, "Forbidden", message)
+        }
+    }
+
     /// 404 for an object.
     pub fn not_found(subject: Subject<'_>, name: &str) -> Self {
         let message = format!("{} {name:?} not found", subject.qualified());

@@ -180,10 +180,7 @@ mod tests {
                 Err(JwtError::ForeignKey)
             );
         }
-        assert_eq!(
-            super::tests::key().verify(&token),
-            Err(JwtError::ForeignKey)
-        );
+        assert_eq!(tests::key().verify(&token), Err(JwtError::ForeignKey));
     }
 
     #[test]

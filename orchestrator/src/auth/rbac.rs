@@ -47,7 +47,7 @@ pub struct BindingObject {
 }
 
 /// The role that a binding grants.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Default, Deserialize)]
 pub struct RoleRef {
     /// `Role` or `ClusterRole`.
     pub kind: String,
@@ -121,6 +121,16 @@ impl Rbac {
             Kind::RoleBinding | Kind::ClusterRoleBinding => {
                 self.apply_binding(kind, namespace, name, object)
             }
+        }
+    }
+
+    /// Forgets every object of a kind.
+    pub fn clear(&mut self, kind: Kind) {
+        match kind {
+            Kind::Role => self.roles.clear(),
+            Kind::RoleBinding => self.namespaces.clear(),
+            Kind::ClusterRole => self.cluster_roles.clear(),
+            Kind::ClusterRoleBinding => self.cluster = Scope::default(),
         }
     }
 

@@ -13,6 +13,7 @@
 pub mod cgroup;
 pub mod cluster;
 pub mod files;
+pub mod generate;
 pub mod namespace;
 pub mod oracle;
 pub mod packet;

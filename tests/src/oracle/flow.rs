@@ -32,6 +32,8 @@ pub enum Drop {
     SpoofedAddress,
     FragmentUnknown,
     NoLocalEndpoint,
+    /// An ICMP error to a Service's address about no known flow.
+    UnrelatedError,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -212,8 +214,17 @@ impl Oracle {
         all
     }
 
-    /// A packet that the host sends on to a pod: from the node, from other nodes, from outside.
-    pub fn to_pod(&self, ip: &Ip) -> Vec<Expected> {
+    /// A packet that the host's stack hands to a pod: its own (`from_host`,
+    /// always allowed), or one that came in from other machines.
+    pub fn to_pod(&self, from_host: bool, ip: &Ip) -> Vec<Expected> {
+        if from_host {
+            return vec![Expected {
+                verdict: Verdict::Deliver(ip.dst),
+                ip: Some(ip.clone()),
+                other_source_port: false,
+                effect: Effect::default(),
+            }];
+        }
         if let Body::Error { inner, .. } = &ip.body {
             return self.error_from_pod(ip, inner);
         }

@@ -1,0 +1,13 @@
+//! Each verb by its specification, driven by a plain runner on network
+//! namespaces. Needs root.
+
+#![expect(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "a test panics, and that is its result"
+)]
+
+mod node;
+mod pins;
+
+mod basics;

@@ -8,6 +8,7 @@
 pub mod auth;
 pub mod cache;
 pub mod patch;
+pub mod proto;
 pub mod resource;
 pub mod schema;
 pub mod status;

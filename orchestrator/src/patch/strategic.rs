@@ -91,7 +91,9 @@ fn merge_object(of: Type<'_>, target: &mut Object, mut patch: Object) -> Result<
     merge_ordered_lists(of, target, &mut patch)?;
     for (name, change) in patch {
         if let Some(list) = name.strip_prefix(DELETE_FROM) {
-            delete_scalars(target.get_mut(list), change)?;
+            if let Some(Value::Array(items)) = target.get_mut(list) {
+                delete_scalars(items, &change)?;
+            }
             continue;
         }
         if change.is_null() {
@@ -184,14 +186,12 @@ fn merge_ordered_lists(
     Ok(())
 }
 
-fn delete_scalars(target: Option<&mut Value>, gone: Value) -> Result<(), PatchError> {
+fn delete_scalars(items: &mut Vec<Value>, gone: &Value) -> Result<(), PatchError> {
     let Value::Array(gone) = gone else {
         return Err(malformed("invalid patch format of primitive list"));
     };
-    if let Some(Value::Array(items)) = target {
-        let gone = order::positions(&gone, "");
-        items.retain(|item| !gone.contains_key(&order::identity(item, "")));
-    }
+    let gone = order::positions(gone, "");
+    items.retain(|item| !gone.contains_key(&order::identity(item, "")));
     Ok(())
 }
 

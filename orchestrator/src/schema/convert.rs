@@ -213,9 +213,12 @@ impl Walk {
         }
     }
 
-    /// An item of a list or map: null is the zero value there.
+    /// An item of a list or map: null is the zero value there, and of a time it is written so.
     fn element(&mut self, kind: &Kind, value: &mut Value, path: &Path<'_>) -> Outcome {
         if value.is_null() {
+            if matches!(kind, Kind::Time | Kind::MicroTime) {
+                return Ok(());
+            }
             *value = zero(kind);
         }
         self.value(kind, value, path)
@@ -328,7 +331,8 @@ fn zero(kind: &Kind) -> Value {
         Kind::Bool => Value::Bool(false),
         Kind::Int32 | Kind::Int64 | Kind::Double | Kind::IntOrString => Value::from(0),
         Kind::Quantity => Value::from("0"),
-        Kind::String | Kind::Bytes | Kind::Time | Kind::MicroTime => Value::from(""),
+        Kind::String | Kind::Bytes => Value::from(""),
+        Kind::Time | Kind::MicroTime => Value::Null,
         Kind::List(_) => Value::Array(Vec::new()),
         Kind::Object(_) | Kind::Map(_) | Kind::Raw | Kind::Fields => Value::Object(Map::new()),
     }

@@ -119,7 +119,10 @@ fn read_wire(wire: &str) -> Result<BTreeMap<String, Message>> {
                 message.entry(field.to_owned()).or_default().pointer = true;
             } else {
                 let (field, number) = word.split_once('=').context("wire.txt: field=number")?;
-                message.entry(field.to_owned()).or_default().number = number.parse()?;
+                let (number, kind) = number.split_once(':').unwrap_or((number, ""));
+                let tag = message.entry(field.to_owned()).or_default();
+                tag.number = number.parse()?;
+                tag.message = kind.to_owned();
             }
         }
     }

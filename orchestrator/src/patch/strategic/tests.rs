@@ -12,8 +12,8 @@ const DEPLOYMENT: (&str, &str) = ("apps/v1", "Deployment");
 const POD: (&str, &str) = ("v1", "Pod");
 const SERVICE: (&str, &str) = ("v1", "Service");
 
-fn template(spec: Value) -> Value {
-    json!({"spec": {"template": {"spec": spec}}})
+fn template(spec: impl Into<Value>) -> Value {
+    json!({"spec": {"template": {"spec": spec.into()}}})
 }
 
 #[test]
@@ -191,8 +191,8 @@ fn a_list_as_long_as_a_body_allows_merges_in_linear_time() {
         let item = |at| json!({"name": format!("v{at}"), "value": "x"});
         (from..from + 60_000).map(item).collect::<Vec<_>>().into()
     };
-    let pod = |env: Value| json!({"spec": {"containers": [{"name": "c", "env": env}]}});
-    let result = merged(POD, pod(items(0)), pod(items(30_000))).expect("applies");
+    let pod = |env: &Value| json!({"spec": {"containers": [{"name": "c", "env": env}]}});
+    let result = merged(POD, pod(&items(0)), pod(&items(30_000))).expect("applies");
     let merged = result["spec"]["containers"][0]["env"]
         .as_array()
         .map(Vec::len);

@@ -50,6 +50,7 @@ pub mod bound {
     pub const SERVICES: u32 = 65_536;
     pub const SLOTS: u32 = 131_072;
     pub const BACKENDS: u32 = 65_536;
+    pub const AFFINITY: u32 = 65_536;
     pub const POLICY_SETS: u32 = 16_384;
     pub const POLICY_PEERS: u32 = 65_536;
     pub const POLICY_PORTS: u32 = 65_536;
@@ -117,6 +118,9 @@ pub struct Address {
 // `CIDRS_V4`, `CIDRS_V6`: LPM trie over the address -> peer class (`u32`) of
 // addresses that are not in `ADDRESSES_*`. Only asked when
 // `setting::CIDRS_V4` or `setting::CIDRS_V6` is set.
+
+/// Never a peer class: stands for "not looked up yet" in the kernel programs.
+pub const RESERVED_CLASS: u32 = u32::MAX;
 
 /// No policy selects the endpoint in this direction: everything passes.
 pub const SET_NONE: u32 = 0;
@@ -194,7 +198,7 @@ pub struct Service {
     /// Stable for the life of the Service port; for affinity and events.
     pub id: u32,
     pub flags: u32,
-    /// ClientIP affinity in seconds; 0: none.
+    /// `ClientIP` affinity in seconds; 0: none.
     pub affinity_seconds: u32,
 }
 
@@ -259,6 +263,10 @@ impl Tick {
     }
 
     /// Whole ticks in `seconds`.
+    #[expect(
+        clippy::cast_possible_truncation,
+        reason = "lifetimes are hours, the type holds 18 years"
+    )]
     pub const fn in_seconds(seconds: u32) -> u32 {
         ((seconds as u64 * 1_000_000_000) >> 27) as u32
     }
@@ -271,10 +279,6 @@ pub struct Flow<A> {
     pub seen: Tick,
     /// The policy generation that admitted it; judged again on mismatch.
     pub generation: u32,
-    /// Endpoint slots of the two ends, 0 where not local. Hints: valid only
-    /// while the slot still has the address.
-    pub low_slot: u32,
-    pub high_slot: u32,
     /// Bits of [`crate::conntrack`].
     pub state: u8,
     /// [`flow`].
@@ -430,8 +434,8 @@ plain! {
     Tick: 4;
     FlowKey<V4>: 16;
     FlowKey<V6>: 40;
-    Flow<V4>: 28;
-    Flow<V6>: 40;
+    Flow<V4>: 20;
+    Flow<V6>: 32;
     VipFlow<V4>: 24;
     VipFlow<V6>: 36;
     FragmentKey<V4>: 16;

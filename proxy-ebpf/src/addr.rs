@@ -245,6 +245,7 @@ pub struct Tuple<A> {
 impl<A: Addr> Tuple<A> {
     /// The tuple of a packet that answers this one.
     #[inline(always)]
+    #[must_use]
     pub fn reversed(&self) -> Self {
         Self {
             src: self.dst,
@@ -255,34 +256,45 @@ impl<A: Addr> Tuple<A> {
         }
     }
 
-    /// The key both directions share, and which end of it sent this packet.
+    /// The end of the key that sends this packet.
     #[inline(always)]
-    pub fn canonical(&self) -> (FlowKey<A>, Side) {
+    pub fn side(&self) -> Side {
         let low = if self.src == self.dst {
             self.sport.wire() <= self.dport.wire()
         } else {
             self.src.before(&self.dst)
         };
-        let proto = u32::from(self.proto);
-        if low {
-            let key = FlowKey {
-                low: self.src,
-                high: self.dst,
-                low_port: self.sport,
-                high_port: self.dport,
-                proto,
-            };
-            (key, Side::Low)
-        } else {
-            let key = FlowKey {
-                low: self.dst,
-                high: self.src,
-                low_port: self.dport,
-                high_port: self.sport,
-                proto,
-            };
-            (key, Side::High)
+        if low { Side::Low } else { Side::High }
+    }
+
+    /// The key both directions share, and which end of it sent this packet.
+    #[inline(always)]
+    pub fn canonical(&self) -> (FlowKey<A>, Side) {
+        let mut key = FlowKey::default();
+        let side = self.canonical_into(&mut key);
+        (key, side)
+    }
+
+    /// As [`Tuple::canonical`], without a copy.
+    #[inline(always)]
+    pub fn canonical_into(&self, key: &mut FlowKey<A>) -> Side {
+        let side = self.side();
+        key.proto = u32::from(self.proto);
+        match side {
+            Side::Low => {
+                key.low = self.src;
+                key.high = self.dst;
+                key.low_port = self.sport;
+                key.high_port = self.dport;
+            }
+            Side::High => {
+                key.low = self.dst;
+                key.high = self.src;
+                key.low_port = self.dport;
+                key.high_port = self.sport;
+            }
         }
+        side
     }
 }
 
@@ -296,7 +308,7 @@ pub enum Side {
 /// The key of a flow, the same for both directions: 16 bytes for IPv4, 40 for
 /// IPv6, no padding.
 #[repr(C)]
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct FlowKey<A> {
     pub low: A,
     pub high: A,

@@ -61,6 +61,8 @@ counters! {
     NatExhausted = 25, "nat_exhausted", "no free source port towards the backend";
     ServiceWithoutLocalEndpoint = 26, "service_without_local_endpoint", "a Local traffic policy and no endpoint on this node";
     RewriteFailed = 27, "rewrite_failed", "the kernel refused to rewrite the packet";
+    UnrelatedError = 29, "unrelated_error", "an ICMP error to a Service address about no known flow";
+    NotRejectable = 30, "not_rejectable", "no such Service port, and the packet may not be answered";
     UnsupportedProtocol = 28, "unsupported_protocol", "neither IPv4, IPv6 nor ARP";
 }
 

@@ -1,6 +1,6 @@
 //! Checksum arithmetic for rewrites (RFC 1624, RFC 9260 appendix A).
 
-/// The CRC32c (Castagnoli) polynomial, reflected.
+/// The `CRC32c` (Castagnoli) polynomial, reflected.
 const POLYNOMIAL: u32 = 0x82f6_3b78;
 
 /// `a * b` modulo the polynomial, all reflected (bit 31 is x^0).
@@ -92,6 +92,7 @@ mod tests {
         !crc
     }
 
+    #[expect(clippy::cast_possible_truncation, reason = "folded to 16 bits")]
     fn checksum(bytes: &[u8]) -> u16 {
         let mut sum: u32 = bytes
             .chunks(2)

@@ -3,10 +3,6 @@
 /// The slot of a range of `count` slots that the 32 random bits `random`
 /// choose: every slot equally often to within `count / 2^32`. 0 if `count` is 0.
 #[inline(always)]
-#[expect(
-    clippy::cast_possible_truncation,
-    reason = "the product shifted by 32 is below count"
-)]
 pub const fn pick(random: u32, count: u32) -> u32 {
     ((random as u64 * count as u64) >> 32) as u32
 }

@@ -5,6 +5,7 @@
 
 pub mod authenticate;
 pub mod claims;
+pub mod defaults;
 pub mod escalation;
 pub mod identity;
 pub mod jwt;

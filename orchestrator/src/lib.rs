@@ -5,6 +5,7 @@
 //! the store's writer thread shows the committed change to `cache`; every
 //! list, watch and controller reads the cache.
 
+pub mod admission;
 pub mod auth;
 pub mod cache;
 pub mod patch;

@@ -8,6 +8,7 @@
 pub mod admission;
 pub mod auth;
 pub mod cache;
+pub mod openapi;
 pub mod patch;
 pub mod proto;
 pub mod resource;

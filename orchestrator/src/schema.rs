@@ -109,9 +109,16 @@ pub enum Kind {
     Map(Box<Self>),
 }
 
-static SCHEMA: LazyLock<Schema> = LazyLock::new(|| {
-    Schema::parse(include_str!("schema/table.txt")).expect("the embedded table was checked by test")
+const TABLE: &str = include_str!("schema/table.txt");
+
+/// A hash (FNV-1a) of the table's text: it changes when any fact does.
+pub static TABLE_HASH: LazyLock<u64> = LazyLock::new(|| {
+    let step = |hash: u64, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
+    TABLE.bytes().fold(0xcbf2_9ce4_8422_2325, step)
 });
+
+static SCHEMA: LazyLock<Schema> =
+    LazyLock::new(|| Schema::parse(TABLE).expect("the embedded table was checked by test"));
 
 /// The schema of everything this server knows.
 pub fn schema() -> &'static Schema {

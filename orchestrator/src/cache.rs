@@ -28,7 +28,6 @@ mod ring;
 pub mod selector;
 pub mod watcher;
 
-
 pub use entry::Entry;
 pub use list::{Page, Query};
 pub use ring::{Event, EventKind};

@@ -6,13 +6,18 @@
 //! list, watch and controller reads the cache.
 
 pub mod admission;
+pub mod api;
 pub mod auth;
 pub mod cache;
+pub mod config;
 pub mod openapi;
 pub mod patch;
 pub mod proto;
+pub mod registry;
 pub mod resource;
 pub mod schema;
+pub mod seed;
+pub mod server;
 pub mod status;
 pub mod store;
 pub mod tls;

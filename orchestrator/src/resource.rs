@@ -158,6 +158,18 @@ pub struct Rules {
     pub validate_update: fn(&Value, &Value, &mut Causes),
     /// Which names are allowed.
     pub name: NameRule,
+    /// Seconds of grace that a deletion gives, of those asked for.
+    pub grace: fn(&Value, Option<i64>) -> i64,
+    /// Whether something besides metadata.finalizers holds a deleted object.
+    pub held: fn(&Value) -> bool,
+    /// What else the beginning of a deletion changes.
+    pub terminate: fn(&mut Value),
+    /// Whether dependents stay unless the client says otherwise.
+    pub orphans: bool,
+    /// Whether a deletion answers with the object instead of a `Status`.
+    pub returns_deleted: bool,
+    /// Whether writes of the status may set labels too.
+    pub status_writes_labels: bool,
 }
 
 /// Validation errors of one object.
@@ -184,6 +196,12 @@ pub const PLAIN: Rules = Rules {
     validate: |_, _| {},
     validate_update: |_, _, _| {},
     name: NameRule::Subdomain,
+    grace: |_, _| 0,
+    held: |_| false,
+    terminate: |_| {},
+    orphans: false,
+    returns_deleted: false,
+    status_writes_labels: false,
 };
 
 impl Resource {

@@ -173,13 +173,13 @@ impl Subject<'_> {
         }
     }
 
-    fn details(&self, name: &str) -> Box<Details> {
-        Box::new(Details {
+    fn details(&self, name: &str) -> Details {
+        Details {
             name: name.to_owned(),
             group: self.group.to_owned(),
             kind: self.resource.to_owned(),
             ..Details::default()
-        })
+        }
     }
 }
 
@@ -216,7 +216,7 @@ impl Status {
             )
         };
         Self {
-            details: Some(subject.details(name)),
+            details: Some(Box::new(subject.details(name))),
             ..Self::new(403, "Forbidden", what)
         }
     }
@@ -234,7 +234,7 @@ impl Status {
     pub fn not_found(subject: Subject<'_>, name: &str) -> Self {
         let message = format!("{} {name:?} not found", subject.qualified());
         Self {
-            details: Some(subject.details(name)),
+            details: Some(Box::new(subject.details(name))),
             ..Self::new(404, "NotFound", message)
         }
     }
@@ -269,7 +269,7 @@ impl Status {
     pub fn already_exists(subject: Subject<'_>, name: &str) -> Self {
         let message = format!("{} {name:?} already exists", subject.qualified());
         Self {
-            details: Some(subject.details(name)),
+            details: Some(Box::new(subject.details(name))),
             ..Self::new(409, "AlreadyExists", message)
         }
     }
@@ -282,7 +282,7 @@ impl Status {
             why.as_ref()
         );
         Self {
-            details: Some(subject.details(name)),
+            details: Some(Box::new(subject.details(name))),
             ..Self::new(409, "Conflict", message)
         }
     }
@@ -345,6 +345,23 @@ impl Status {
                 format!("{kind_group} {name:?} is invalid: {list}"),
             )
         }
+    }
+
+    /// 422 without causes: a patch that does not fit the object.
+    pub fn unprocessable(subject: Subject<'_>, name: &str, why: &str) -> Self {
+        Self {
+            details: Some(Box::new(subject.details(name))),
+            ..Self::new(
+                422,
+                "Invalid",
+                format!("the server rejected our request due to an error in our request: {why}"),
+            )
+        }
+    }
+
+    /// 413: a patch with too many operations.
+    pub fn too_many_operations(message: impl Into<String>) -> Self {
+        Self::new(413, "RequestEntityTooLarge", message)
     }
 
     /// 429: too much at once, or (eviction) not now.

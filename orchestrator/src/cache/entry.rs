@@ -180,6 +180,21 @@ fn frame(stored: &[u8], revision: Revision, label: &str) -> Result<(Bytes, Bytes
     Ok((line, object))
 }
 
+/// Stored bytes as clients see them, with their revision.
+///
+/// # Panics
+/// If the bytes are not what the registry stores.
+pub fn splice(stored: &[u8], revision: Revision) -> Bytes {
+    frame(stored, revision, "")
+        .expect("stored bytes have metadata")
+        .1
+}
+
+/// An entry's bytes as they were stored.
+pub fn unspliced(shown: &[u8]) -> Vec<u8> {
+    without_version(shown)
+}
+
 /// The frame of `bytes` under another label; for watchers whose selector an
 /// object enters or leaves.
 pub(super) fn relabel(bytes: &[u8], label: &str) -> Bytes {

@@ -138,6 +138,37 @@ impl Selector {
         }
     }
 
+    /// The same selector, for the object of this name only.
+    #[must_use]
+    pub fn named(mut self, name: &str) -> Self {
+        let value = name.to_owned();
+        self.fields.push(FieldTerm {
+            field: Field::Name,
+            equal: true,
+            value,
+        });
+        self
+    }
+
+    /// The name that a term demands, if one does.
+    pub fn wanted_name(&self) -> Option<&str> {
+        let term = self
+            .fields
+            .iter()
+            .find(|term| term.equal && term.field == Field::Name)?;
+        Some(&term.value)
+    }
+
+    /// The value that a term demands of an indexed field, if one does.
+    pub fn wanted_field(&self, index: usize) -> Option<&str> {
+        let wanted = Field::Indexed(index);
+        let term = self
+            .fields
+            .iter()
+            .find(|term| term.equal && term.field == wanted)?;
+        Some(&term.value)
+    }
+
     /// Whether this selects every object.
     pub fn is_everything(&self) -> bool {
         self.labels.is_empty() && self.fields.is_empty()

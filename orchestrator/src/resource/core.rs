@@ -41,6 +41,12 @@ pub static NAMESPACE: Resource = Resource {
             let name = new["metadata"]["name"].clone();
             new["metadata"]["labels"]["kubernetes.io/metadata.name"] = name;
         },
+        held: |o| {
+            o["spec"]["finalizers"]
+                .as_array()
+                .is_some_and(|list| !list.is_empty())
+        },
+        terminate: |new| new["status"]["phase"] = json!("Terminating"),
         update: |new, old| {
             new["spec"] = old["spec"].clone();
             let name = old["metadata"]["name"].clone();

@@ -1,0 +1,400 @@
+//! Watches: a task per watcher between the ring and the client.
+
+use std::{
+    pin::Pin,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use axum::body::Body;
+use bytes::{Bytes, BytesMut};
+use hyper::{Response, StatusCode, body::Frame, http::request::Parts};
+use jiff::Timestamp;
+use ring::rand::{SecureRandom, SystemRandom};
+use serde_json::{Value, json};
+use tokio::{
+    sync::{OwnedSemaphorePermit, mpsc},
+    time::{Instant, Interval, MissedTickBehavior},
+};
+
+use super::{
+    Api,
+    accept::{self, Shape},
+    options,
+    path::Place,
+    respond,
+    shape::{self, Include},
+};
+use crate::{
+    cache::{Delivery, Entry, EventKind, Expired, Watcher},
+    registry::Clock,
+    resource::Resource,
+    status::Status,
+    store::Revision,
+};
+
+/// Frames that may wait for a client; the ring holds the rest.
+const FRAMES: usize = 4;
+/// Bytes of events put into one frame at most, beyond the first.
+const FRAME_BYTES: usize = 32 << 10;
+/// Time between bookmarks.
+const BOOKMARK: Duration = Duration::from_mins(1);
+/// Shortest watch if the client does not say; the longest is twice this.
+const LIFE: Duration = Duration::from_mins(30);
+
+/// How one client wants its events.
+struct Style {
+    resource: &'static Resource,
+    shape: Shape,
+    include: Include,
+    clock: Clock,
+    /// Tables say their columns once.
+    columns_sent: bool,
+}
+
+impl Api {
+    /// Starts a watch.
+    pub(super) async fn watch(
+        &self,
+        place: &Place<'_>,
+        resource: &'static Resource,
+        parts: &Parts,
+    ) -> Result<Response<Body>, Status> {
+        if !resource.verbs.contains(&"watch") {
+            return Err(Status::method_not_allowed());
+        }
+        let shape = accept::shape(&parts.headers)?;
+        let permit = std::sync::Arc::clone(&self.watches)
+            .try_acquire_owned()
+            .map_err(|_full| {
+                Status::too_many_requests("too many watches are open, please try again later", 5)
+            })?;
+        let mut selector = options::selector(place.query, resource)?;
+        if !place.name.is_empty() {
+            selector = selector.named(place.name);
+        }
+        let namespace = (!place.namespace.is_empty()).then(|| place.namespace.to_owned());
+        let from = options::revision(place.query)?.unwrap_or_default();
+        let initial = initial_events(place.query, from)?;
+        if from > Revision(0) {
+            self.wait_for(from).await?;
+        }
+        let cache = self.registry.cache().of(resource);
+        let begun = if initial == Initial::None {
+            cache
+                .watch(from, namespace, selector)
+                .map(|watcher| (Vec::new(), watcher))
+        } else {
+            cache
+                .list_and_watch(namespace, selector)
+                .map(|(page, watcher)| (page.entries, watcher))
+        };
+        let style = Style {
+            resource,
+            shape,
+            include: Include::parse(place.query),
+            clock: self.registry.clock(),
+            columns_sent: false,
+        };
+        let bookmarks = options::flag(place.query, "allowWatchBookmarks");
+        let life = life(place.query)?;
+        let (frames, receiver) = mpsc::channel(FRAMES);
+        let task = Task {
+            frames,
+            style,
+            bookmarks,
+            initial,
+            _permit: permit,
+        };
+        let gauge = self.metrics.watching(resource);
+        tokio::spawn(async move {
+            let _gauge = gauge;
+            task.run(begun, life).await;
+        });
+        let mut response = respond::json(StatusCode::OK, Bytes::new());
+        *response.body_mut() = Body::new(Frames(receiver));
+        Ok(response)
+    }
+}
+
+/// Whether the present state comes before the changes.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Initial {
+    None,
+    /// As additions.
+    Events,
+    /// As additions, with a bookmark behind them that says so.
+    Marked,
+}
+
+fn initial_events(query: &str, from: Revision) -> Result<Initial, Status> {
+    let asked = options::value(query, "sendInitialEvents").filter(|text| !text.is_empty());
+    let rule = options::value(query, "resourceVersionMatch").unwrap_or_default();
+    let refuse = |why: &str| {
+        let cause = crate::status::Cause::forbidden("sendInitialEvents", why);
+        Err(Status::invalid(
+            "meta.k8s.io",
+            "ListOptions",
+            "",
+            vec![cause],
+        ))
+    };
+    match asked.as_deref() {
+        None if !rule.is_empty() => refuse(
+            "resourceVersionMatch is forbidden for watch unless sendInitialEvents is provided",
+        ),
+        None if from == Revision(0) => Ok(Initial::Events),
+        None => Ok(Initial::None),
+        Some(_) if rule != "NotOlderThan" => {
+            refuse("sendInitialEvents requires setting resourceVersionMatch to NotOlderThan")
+        }
+        Some("false" | "0") => Ok(if from == Revision(0) {
+            Initial::Events
+        } else {
+            Initial::None
+        }),
+        Some(_) => Ok(Initial::Marked),
+    }
+}
+
+fn life(query: &str) -> Result<Duration, Status> {
+    let seconds = options::number(query, "timeoutSeconds")?.unwrap_or(0);
+    if let Ok(seconds @ 1..) = u64::try_from(seconds) {
+        return Ok(Duration::from_secs(seconds));
+    }
+    // Spread, so that a restart's watches do not all end together.
+    let mut byte = [0];
+    let spread = SystemRandom::new()
+        .fill(&mut byte)
+        .map_or(0, |()| u32::from(byte[0]));
+    Ok(LIFE + LIFE / 256 * spread)
+}
+
+struct Task {
+    frames: mpsc::Sender<Bytes>,
+    style: Style,
+    bookmarks: bool,
+    initial: Initial,
+    _permit: OwnedSemaphorePermit,
+}
+
+/// The client has gone.
+struct Gone;
+
+impl Task {
+    async fn run(
+        mut self,
+        begun: Result<(Vec<std::sync::Arc<Entry>>, Watcher), Expired>,
+        life: Duration,
+    ) {
+        let end = Instant::now() + life;
+        let result = match begun {
+            Ok((entries, watcher)) => self.follow(entries, watcher, end).await,
+            Err(error) => self.refuse(error).await,
+        };
+        if let Err(Gone) = result {
+            tracing::trace!(resource = self.style.resource.key, "a watcher left");
+        }
+    }
+
+    async fn follow(
+        &mut self,
+        entries: Vec<std::sync::Arc<Entry>>,
+        mut watcher: Watcher,
+        end: Instant,
+    ) -> Result<(), Gone> {
+        let mut batch = BytesMut::new();
+        for entry in entries {
+            self.push(&mut batch, EventKind::Added, &entry, None)
+                .await?;
+        }
+        self.flush(&mut batch).await?;
+        if self.initial == Initial::Marked {
+            self.bookmark(watcher.revision(), true).await?;
+        }
+        let mut ticks = ticks();
+        loop {
+            tokio::select! {
+                events = watcher.next() => match events {
+                    Ok(events) => self.deliver(&events).await?,
+                    Err(error) => return self.refuse(error).await,
+                },
+                _ = ticks.tick(), if self.bookmarks => self.catch_up(&mut watcher).await?,
+                () = tokio::time::sleep_until(end) => {
+                    if self.bookmarks {
+                        self.catch_up(&mut watcher).await?;
+                    }
+                    return Ok(());
+                }
+                () = self.frames.closed() => return Err(Gone),
+            }
+        }
+    }
+
+    async fn deliver(&mut self, events: &[Delivery]) -> Result<(), Gone> {
+        // One plain event goes out as the bytes that everyone shares.
+        if let ([one], Shape::Plain) = (events, self.style.shape) {
+            return self.frames.send(one.frame()).await.map_err(|_closed| Gone);
+        }
+        let mut batch = BytesMut::new();
+        for event in events {
+            self.push(&mut batch, event.kind, event.entry(), Some(event))
+                .await?;
+        }
+        self.flush(&mut batch).await
+    }
+
+    async fn push(
+        &mut self,
+        batch: &mut BytesMut,
+        kind: EventKind,
+        entry: &Entry,
+        delivery: Option<&Delivery>,
+    ) -> Result<(), Gone> {
+        match (self.style.shape, delivery) {
+            (Shape::Plain, Some(delivery)) => batch.extend_from_slice(&delivery.frame()),
+            (Shape::Plain, None) => line(batch, label(kind), &entry.bytes),
+            _ => {
+                let object = self.style.show(entry, delivery);
+                line(batch, label(kind), &object);
+            }
+        }
+        if batch.len() >= FRAME_BYTES {
+            self.flush(batch).await
+        } else {
+            Ok(())
+        }
+    }
+
+    async fn flush(&mut self, batch: &mut BytesMut) -> Result<(), Gone> {
+        if batch.is_empty() {
+            return Ok(());
+        }
+        self.frames
+            .send(batch.split().freeze())
+            .await
+            .map_err(|_closed| Gone)
+    }
+
+    /// What is still to come, and a bookmark behind it.
+    async fn catch_up(&mut self, watcher: &mut Watcher) -> Result<(), Gone> {
+        match watcher.ready() {
+            Ok(events) => {
+                self.deliver(&events).await?;
+                self.bookmark(watcher.revision(), false).await
+            }
+            Err(error) => self.refuse(error).await,
+        }
+    }
+
+    async fn bookmark(&mut self, revision: Revision, initial: bool) -> Result<(), Gone> {
+        let resource = self.style.resource;
+        let mut metadata = json!({"resourceVersion": revision.to_string()});
+        if initial {
+            metadata["annotations"] = json!({"k8s.io/initial-events-end": "true"});
+        }
+        let object = match self.style.shape {
+            Shape::Plain => json!({
+                "kind": resource.kind,
+                "apiVersion": resource.api_version(),
+                "metadata": metadata,
+            }),
+            Shape::Metadata => shape::partial(&metadata),
+            Shape::Table => {
+                let mut table = shape::table(
+                    resource,
+                    &[],
+                    self.style.include,
+                    !self.style.columns_sent,
+                    self.style.now(),
+                    &json!({}),
+                );
+                table["rows"] = json!([{"cells": [], "object": shape::partial(&metadata)}]);
+                table
+            }
+        };
+        self.send("BOOKMARK", &object).await
+    }
+
+    /// Cuts the watcher off: it has to list again.
+    async fn refuse(&mut self, error: Expired) -> Result<(), Gone> {
+        let status = Status::expired(error.to_string());
+        self.send("ERROR", &status.to_value()).await
+    }
+
+    async fn send(&mut self, label: &str, object: &Value) -> Result<(), Gone> {
+        let mut bytes = BytesMut::new();
+        line(&mut bytes, label, &shape::bytes_of(object));
+        self.frames
+            .send(bytes.freeze())
+            .await
+            .map_err(|_closed| Gone)
+    }
+}
+
+impl Style {
+    fn now(&self) -> Timestamp {
+        (self.clock)()
+    }
+
+    /// An object in the client's shape.
+    fn show(&mut self, entry: &Entry, delivery: Option<&Delivery>) -> Bytes {
+        // A deletion shows an older state at the event's own revision.
+        let revision = delivery.map_or(entry.revision, |d| d.event.revision());
+        match self.shape {
+            Shape::Plain => entry.bytes.clone(),
+            Shape::Metadata => {
+                let mut metadata = entry.value()["metadata"].take();
+                metadata["resourceVersion"] = revision.to_string().into();
+                shape::bytes_of(&shape::partial(&metadata))
+            }
+            Shape::Table => {
+                let metadata = json!({"resourceVersion": revision.to_string()});
+                let first = !std::mem::replace(&mut self.columns_sent, true);
+                let now = self.now();
+                let table =
+                    shape::table(self.resource, &[entry], self.include, first, now, &metadata);
+                shape::bytes_of(&table)
+            }
+        }
+    }
+}
+
+fn ticks() -> Interval {
+    let mut ticks = tokio::time::interval_at(Instant::now() + BOOKMARK, BOOKMARK);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    ticks
+}
+
+fn label(kind: EventKind) -> &'static str {
+    match kind {
+        EventKind::Added => "ADDED",
+        EventKind::Modified => "MODIFIED",
+        EventKind::Deleted => "DELETED",
+    }
+}
+
+fn line(batch: &mut BytesMut, label: &str, object: &[u8]) {
+    batch.extend_from_slice(br#"{"type":""#);
+    batch.extend_from_slice(label.as_bytes());
+    batch.extend_from_slice(br#"","object":"#);
+    batch.extend_from_slice(object);
+    batch.extend_from_slice(b"}\n");
+}
+
+/// A watch's response body.
+struct Frames(mpsc::Receiver<Bytes>);
+
+impl hyper::body::Body for Frames {
+    type Data = Bytes;
+    type Error = std::convert::Infallible;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
+        self.0
+            .poll_recv(context)
+            .map(|bytes| bytes.map(|bytes| Ok(Frame::data(bytes))))
+    }
+}

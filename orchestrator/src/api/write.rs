@@ -1,0 +1,141 @@
+//! Create, update and patch of objects.
+
+use axum::body::Body;
+use hyper::{Response, StatusCode};
+use serde_json::Value;
+
+use super::{
+    Api, Incoming,
+    accept::{self, Shape},
+    body::{self, Decoded},
+    options,
+    path::Place,
+    respond, shape,
+};
+use crate::{
+    registry::{PatchBody, Target, WriteOptions, Written},
+    resource::Resource,
+    status::Status,
+};
+
+impl Api {
+    pub(super) async fn create(
+        &self,
+        place: &Place<'_>,
+        resource: &'static Resource,
+        request: Incoming<'_>,
+    ) -> Result<Response<Body>, Status> {
+        let mut options = options::write(place.query)?;
+        let headers = &request.parts.headers;
+        let bytes = body::read(request.body).await?;
+        let wanted = (resource.group, resource.version, resource.kind);
+        let Decoded { value, duplicates } = body::decode(headers, &bytes, wanted)?;
+        options.duplicates = duplicates;
+        if !resource.is_stored() {
+            return self.review(place, resource, &request.caller, value).await;
+        }
+        let target = Target::object(resource, place.namespace, "");
+        let written = self
+            .registry
+            .create(target, &request.caller, value, &options)
+            .await?;
+        self.written(place, request.parts, resource, written)
+    }
+
+    pub(super) async fn replace(
+        &self,
+        place: &Place<'_>,
+        resource: &'static Resource,
+        request: Incoming<'_>,
+    ) -> Result<Response<Body>, Status> {
+        let (value, options) = replacement(place, resource, request.parts, request.body).await?;
+        let target = target(place, resource);
+        let change = |_: &Value| Ok(value.clone());
+        let written = self
+            .registry
+            .update(target, &request.caller, &change, &options)
+            .await?;
+        self.written(place, request.parts, resource, written)
+    }
+
+    pub(super) async fn patch(
+        &self,
+        place: &Place<'_>,
+        resource: &'static Resource,
+        request: Incoming<'_>,
+    ) -> Result<Response<Body>, Status> {
+        let (patch, options) = patch_body(place, request.parts, request.body).await?;
+        let target = target(place, resource);
+        let written = self
+            .registry
+            .patch(target, &request.caller, &patch, &options)
+            .await?;
+        self.written(place, request.parts, resource, written)
+    }
+
+    /// Answers a write in the shape the client wants.
+    pub(super) fn written(
+        &self,
+        place: &Place<'_>,
+        parts: &hyper::http::request::Parts,
+        resource: &Resource,
+        written: Written,
+    ) -> Result<Response<Body>, Status> {
+        let code = if written.created {
+            StatusCode::CREATED
+        } else {
+            StatusCode::OK
+        };
+        let mut response = match accept::shape(&parts.headers)? {
+            Shape::Plain => respond::json(code, written.object),
+            Shape::Metadata => respond::value(code, &shape::partial(&written.value()["metadata"])),
+            Shape::Table => {
+                let include = shape::Include::parse(place.query);
+                let now = self.registry.now();
+                let table = shape::table_of(resource, written.value(), include, now);
+                respond::value(code, &table)
+            }
+        };
+        respond::warn(&mut response, &written.warnings);
+        Ok(response)
+    }
+}
+
+/// The object, or the subresource, that a path names.
+pub(super) fn target<'a>(place: &Place<'a>, resource: &'static Resource) -> Target<'a> {
+    Target {
+        resource,
+        subresource: place.subresource,
+        namespace: place.namespace,
+        name: place.name,
+    }
+}
+
+/// The body of a PUT on an object of `resource`.
+pub(super) async fn replacement(
+    place: &Place<'_>,
+    resource: &Resource,
+    parts: &hyper::http::request::Parts,
+    body: Body,
+) -> Result<(Value, WriteOptions), Status> {
+    let mut options = options::write(place.query)?;
+    let bytes = body::read(body).await?;
+    let wanted = (resource.group, resource.version, resource.kind);
+    let Decoded { value, duplicates } = body::decode(&parts.headers, &bytes, wanted)?;
+    options.duplicates = duplicates;
+    Ok((value, options))
+}
+
+/// The body of a PATCH.
+pub(super) async fn patch_body(
+    place: &Place<'_>,
+    parts: &hyper::http::request::Parts,
+    body: Body,
+) -> Result<(PatchBody, WriteOptions), Status> {
+    let options = options::write(place.query)?;
+    let kind = body::content_type(&parts.headers);
+    let bytes = body::read(body).await?;
+    let force = options::flag(place.query, "force");
+    let patch = PatchBody::parse(&kind, &bytes, force, &options.field_manager)?;
+    Ok((patch, options))
+}

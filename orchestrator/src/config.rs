@@ -1,0 +1,186 @@
+//! Settings of `fairlead server`: flags, environment and a file, in that order.
+
+use std::{
+    net::{IpAddr, SocketAddr},
+    path::{Path, PathBuf},
+};
+
+use clap::Args;
+use serde::Deserialize;
+
+/// What `fairlead server` was told. Every setting may also stand in the file
+/// (`--config`), under the flag's name without dashes in front.
+#[derive(Args, Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct ServerArgs {
+    /// YAML file with settings; a flag or a variable wins over the file.
+    #[arg(long, env = "FAIRLEAD_CONFIG", value_name = "FILE")]
+    #[serde(skip)]
+    pub config: Option<PathBuf>,
+
+    /// Where the cluster's state lives: objects, CA, keys [default: /var/lib/fairlead].
+    #[arg(long, env = "FAIRLEAD_DATA_DIR", value_name = "DIR")]
+    pub data_dir: Option<PathBuf>,
+
+    /// Address and port to serve on [default: 127.0.0.1:6443]. Port 0 picks a free one.
+    #[arg(long, env = "FAIRLEAD_LISTEN", value_name = "ADDRESS:PORT")]
+    pub listen: Option<SocketAddr>,
+
+    /// Address that clients and nodes reach this server at [default: that of --listen].
+    #[arg(long, env = "FAIRLEAD_ADVERTISE", value_name = "ADDRESS")]
+    pub advertise: Option<IpAddr>,
+
+    /// Further names and addresses in the server's certificate.
+    #[arg(
+        long,
+        env = "FAIRLEAD_TLS_SAN",
+        value_name = "NAME",
+        value_delimiter = ','
+    )]
+    pub tls_san: Option<Vec<String>>,
+
+    /// Where the admin's kubeconfig is written [default: <data-dir>/admin.kubeconfig].
+    #[arg(long, env = "FAIRLEAD_KUBECONFIG", value_name = "FILE")]
+    pub kubeconfig: Option<PathBuf>,
+
+    /// DNS domain of the cluster [default: cluster.local].
+    #[arg(long, env = "FAIRLEAD_CLUSTER_DOMAIN", value_name = "DOMAIN")]
+    pub cluster_domain: Option<String>,
+
+    /// Address ranges of Services, one per family [default: 10.96.0.0/16].
+    #[arg(
+        long,
+        env = "FAIRLEAD_SERVICE_CIDR",
+        value_name = "CIDR",
+        value_delimiter = ','
+    )]
+    pub service_cidr: Option<Vec<String>>,
+
+    /// Megabytes of recent events kept per resource for watches [default: 16].
+    #[arg(long, env = "FAIRLEAD_WATCH_CACHE_MB", value_name = "MB")]
+    pub watch_cache_mb: Option<usize>,
+}
+
+/// Settings with everything decided.
+#[derive(Clone, Debug)]
+pub struct ServerConfig {
+    /// State directory.
+    pub data_dir: PathBuf,
+    /// Where to listen.
+    pub listen: SocketAddr,
+    /// What clients are told.
+    pub advertise: IpAddr,
+    /// Further certificate names.
+    pub tls_san: Vec<String>,
+    /// Where the kubeconfig goes.
+    pub kubeconfig: PathBuf,
+    /// Cluster domain.
+    pub cluster_domain: String,
+    /// Service ranges.
+    pub service_cidr: Vec<String>,
+    /// Bound of each resource's event ring.
+    pub ring_bytes: usize,
+}
+
+/// Why settings cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The file cannot be read.
+    #[error("cannot read the config file {path}")]
+    Unreadable {
+        /// The file.
+        path: String,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The file does not parse.
+    #[error(
+        "{path}: {why}; hint: the settings are those of `fairlead server --help`, without the dashes in front"
+    )]
+    Malformed {
+        /// The file.
+        path: String,
+        /// Where and why.
+        why: String,
+    },
+    /// A setting is out of its range.
+    #[error("--{setting}: {why}")]
+    Refused {
+        /// The flag's name.
+        setting: &'static str,
+        /// What is wrong, and what to do.
+        why: String,
+    },
+}
+
+impl ServerArgs {
+    /// Adds the file's settings and the defaults.
+    ///
+    /// # Errors
+    /// [`ConfigError`] naming the setting and the fix.
+    pub fn resolve(self) -> Result<ServerConfig, ConfigError> {
+        let file = match &self.config {
+            Some(path) => read(path)?,
+            None => Self::default(),
+        };
+        let data_dir = self
+            .data_dir
+            .or(file.data_dir)
+            .unwrap_or_else(|| "/var/lib/fairlead".into());
+        let listen = self
+            .listen
+            .or(file.listen)
+            .unwrap_or(SocketAddr::from(([127, 0, 0, 1], 6443)));
+        let advertise = self.advertise.or(file.advertise).unwrap_or(listen.ip());
+        if advertise.is_unspecified() {
+            return Err(ConfigError::Refused {
+                setting: "advertise",
+                why: format!(
+                    "clients cannot connect to {advertise}; hint: give the address of this machine that they reach"
+                ),
+            });
+        }
+        let megabytes = self.watch_cache_mb.or(file.watch_cache_mb).unwrap_or(16);
+        if !(1..=1024).contains(&megabytes) {
+            return Err(ConfigError::Refused {
+                setting: "watch-cache-mb",
+                why: format!("{megabytes} is not between 1 and 1024"),
+            });
+        }
+        Ok(ServerConfig {
+            kubeconfig: self
+                .kubeconfig
+                .or(file.kubeconfig)
+                .unwrap_or_else(|| data_dir.join("admin.kubeconfig")),
+            data_dir,
+            listen,
+            advertise,
+            tls_san: self.tls_san.or(file.tls_san).unwrap_or_default(),
+            cluster_domain: self
+                .cluster_domain
+                .or(file.cluster_domain)
+                .unwrap_or_else(|| "cluster.local".to_owned()),
+            service_cidr: self
+                .service_cidr
+                .or(file.service_cidr)
+                .unwrap_or_else(|| vec!["10.96.0.0/16".to_owned()]),
+            ring_bytes: megabytes << 20,
+        })
+    }
+}
+
+fn read(path: &Path) -> Result<ServerArgs, ConfigError> {
+    let shown = || path.display().to_string();
+    let text = std::fs::read_to_string(path).map_err(|source| ConfigError::Unreadable {
+        path: shown(),
+        source,
+    })?;
+    if text.trim().is_empty() {
+        return Ok(ServerArgs::default());
+    }
+    serde_saphyr::from_str(&text).map_err(|error| ConfigError::Malformed {
+        path: shown(),
+        why: error.to_string(),
+    })
+}

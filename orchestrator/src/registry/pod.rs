@@ -1,0 +1,138 @@
+//! The pod subresources that are posted: binding and eviction.
+
+use serde_json::{Value, json};
+
+use super::{Caller, DeleteOptions, Deleted, Registry, Target, WriteOptions, Written};
+use crate::status::{Cause, Status};
+
+impl Registry {
+    /// Assigns a pod to a node; 409 if it has one.
+    ///
+    /// # Errors
+    /// 404, 409, 422 without a target node.
+    pub async fn bind(
+        &self,
+        target: Target<'_>,
+        caller: &Caller,
+        binding: &Value,
+        options: &WriteOptions,
+    ) -> Result<Written, Status> {
+        let node = binding["target"]["name"].as_str().unwrap_or_default();
+        let kind = binding["target"]["kind"].as_str().unwrap_or_default();
+        let mut causes = Vec::new();
+        if node.is_empty() {
+            causes.push(Cause::required("target.name", ""));
+        }
+        if !matches!(kind, "" | "Node") {
+            let supported = &["Node", "<empty>"];
+            causes.push(Cause::not_supported("target.kind", &kind.into(), supported));
+        }
+        if !causes.is_empty() {
+            return Err(Status::invalid("", "Binding", target.name, causes));
+        }
+        let conflict = |why: String| {
+            Status::conflict(
+                crate::status::Subject {
+                    group: "",
+                    resource: "pods/binding",
+                },
+                target.name,
+                why,
+            )
+        };
+        let now = super::metadata::stamp(self.now());
+        let change = |current: &Value| {
+            if !current["metadata"]["deletionTimestamp"].is_null() {
+                return Err(conflict(format!(
+                    "pod {} is being deleted, cannot be assigned to a host",
+                    target.name
+                )));
+            }
+            if let Some(host) = current["spec"]["nodeName"]
+                .as_str()
+                .filter(|host| !host.is_empty())
+            {
+                return Err(conflict(format!(
+                    "pod {} is already assigned to node {host:?}",
+                    target.name
+                )));
+            }
+            let gates = current["spec"]["schedulingGates"].as_array();
+            if gates.is_some_and(|gates| !gates.is_empty()) {
+                return Err(conflict(format!(
+                    "pod {} has non-empty .spec.schedulingGates",
+                    target.name
+                )));
+            }
+            let mut new = current.clone();
+            for field in ["uid", "resourceVersion"] {
+                if let Some(value) = binding["metadata"].get(field) {
+                    new["metadata"][field] = value.clone();
+                }
+            }
+            new["spec"]["nodeName"] = node.into();
+            for (key, value) in binding["metadata"]["annotations"]
+                .as_object()
+                .into_iter()
+                .flatten()
+            {
+                new["metadata"]["annotations"][key] = value.clone();
+            }
+            scheduled(&mut new, &now);
+            Ok(new)
+        };
+        self.update(target, caller, &change, options).await
+    }
+
+    /// Deletes a pod on behalf of a drain.
+    ///
+    /// # Errors
+    /// As for [`Registry::delete`].
+    pub async fn evict(
+        &self,
+        target: Target<'_>,
+        caller: &Caller,
+        eviction: &Value,
+        options: &WriteOptions,
+    ) -> Result<Deleted, Status> {
+        let given = &eviction["deleteOptions"];
+        let text = |value: &Value| value.as_str().map(str::to_owned);
+        let options = DeleteOptions {
+            grace_seconds: given["gracePeriodSeconds"].as_i64(),
+            propagation: None,
+            uid: text(&given["preconditions"]["uid"]),
+            resource_version: text(&given["preconditions"]["resourceVersion"]),
+            dry_run: options.dry_run || given["dryRun"].as_array().is_some_and(|d| !d.is_empty()),
+        };
+        self.delete(
+            Target {
+                subresource: "",
+                ..target
+            },
+            caller,
+            &options,
+        )
+        .await
+    }
+}
+
+/// Sets the condition `PodScheduled` to true.
+fn scheduled(pod: &mut Value, now: &str) {
+    let condition = json!({
+        "type": "PodScheduled",
+        "status": "True",
+        "lastProbeTime": null,
+        "lastTransitionTime": now,
+    });
+    if !pod["status"]["conditions"].is_array() {
+        pod["status"]["conditions"] = json!([]);
+    }
+    let Some(conditions) = pod["status"]["conditions"].as_array_mut() else {
+        return;
+    };
+    match conditions.iter_mut().find(|c| c["type"] == "PodScheduled") {
+        Some(found) if found["status"] == "True" => {}
+        Some(found) => *found = condition,
+        None => conditions.push(condition),
+    }
+}

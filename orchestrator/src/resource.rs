@@ -10,7 +10,10 @@ use serde_json::Value;
 
 use crate::status::{Cause, Subject};
 
+pub mod certificates;
 pub mod core;
+pub mod rbac;
+pub mod review;
 pub mod table;
 
 pub use table::Column;
@@ -296,7 +299,7 @@ pub fn join(group: &str, version: &str) -> String {
 
 /// Every described resource, in discovery order.
 pub fn all() -> impl Iterator<Item = &'static Resource> {
-    [core::ALL].into_iter().flatten().copied()
+    [core::ALL, certificates::ALL, rbac::ALL, review::ALL].into_iter().flatten().copied()
 }
 
 /// Those that have objects in the store.

@@ -297,8 +297,13 @@ fn invalid(name: &str, problem: &str, rule: &str) -> Failure {
 /// A field of the configuration; a missing one is null.
 fn field<T: DeserializeOwned>(fields: &Map<String, Value>, name: &str) -> Result<T, Failure> {
     let value = fields.get(name).unwrap_or(&Value::Null);
-    T::deserialize(value)
-        .map_err(|error| Failure::new(Code::InvalidConfig, format!("{name}: {error}")))
+    T::deserialize(value).map_err(|error| {
+        invalid(
+            name,
+            &error.to_string(),
+            "deploy/fairlead.conflist shows it",
+        )
+    })
 }
 
 fn directory(fields: &Map<String, Value>, name: &str, default: &str) -> Result<PathBuf, Failure> {

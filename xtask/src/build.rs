@@ -55,7 +55,7 @@ pub(crate) fn binaries(release: bool) -> Result<Vec<PathBuf>> {
             .args(["build", "--package", "fairlead-cni", "--target", &host])
             .arg("--target-dir")
             .arg(target.join("static"))
-            .args(release.then_some("--release"));
+            .args(release.then_some("--profile=small"));
         exec::stream(&mut command)
     })?;
     Ok(vec![
@@ -64,7 +64,7 @@ pub(crate) fn binaries(release: bool) -> Result<Vec<PathBuf>> {
         target
             .join("static")
             .join(host()?)
-            .join(profile)
+            .join(if release { "small" } else { "debug" })
             .join("fairlead-cni"),
     ])
 }

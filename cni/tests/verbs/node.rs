@@ -8,6 +8,8 @@ use std::process::{Child, Command, Output, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
+use proxy_ebpf::abi::pin;
+use proxy_ebpf::addr::{V4, V6};
 use serde_json::{Value, json};
 
 use crate::pins;
@@ -234,18 +236,29 @@ impl Node {
         for line in self.run("ip -o link show type veth").lines() {
             found.push(line.to_owned());
         }
-        for map in ["ADDRESSES_V4", "ADDRESSES_V6", "ENDPOINTS"] {
-            let path = proxy_ebpf::record::path::pins(&self.bpffs()).join(map);
-            let text = sh(&format!("bpftool -j map dump pinned {}", path.display()));
-            let entries: Vec<Value> = serde_json::from_str(&text).unwrap();
-            for entry in entries {
-                let bytes = entry["value"].as_array().unwrap();
-                if map != "ENDPOINTS" || bytes.iter().any(|byte| byte != "0x00") {
-                    found.push(format!("{map} {entry}"));
-                }
-            }
-        }
+        let bpffs = self.bpffs();
+        let slots = pins::slots_in_use(&bpffs);
+        found.extend(slots.iter().map(|slot| format!("endpoint slot {slot}")));
+        let v4 = pins::keys::<V4>(&bpffs, pin::ADDRESSES_V4);
+        found.extend(v4.iter().map(|ip| format!("address {:?}", ip.octets())));
+        let v6 = pins::keys::<V6>(&bpffs, pin::ADDRESSES_V6);
+        found.extend(v6.iter().map(|ip| format!("address {:?}", ip.octets())));
         found
+    }
+
+    /// Waits until the node has as many veth interfaces: the kernel removes
+    /// those of a deleted namespace a little later.
+    pub(crate) fn wait_for_links(&self, count: usize) {
+        wait("the links are gone", || {
+            self.run("ip -o link show type veth").lines().count() == count
+        });
+    }
+
+    /// Removes all pins, as a reboot would, and pins anew.
+    pub(crate) fn forget_pins(&self) {
+        let at = self.bpffs().display().to_string();
+        sh(&format!("umount {at}; mount -t bpf none {at}"));
+        pins::install(&self.bpffs());
     }
 
     #[track_caller]

@@ -14,6 +14,7 @@ use proxy_ebpf::addr::{V4, V6};
 
 const MAP_CREATE: libc::c_long = 0;
 const MAP_LOOKUP_ELEM: libc::c_long = 1;
+const MAP_GET_NEXT_KEY: libc::c_long = 4;
 const PROG_LOAD: libc::c_long = 5;
 const OBJ_PIN: libc::c_long = 6;
 const OBJ_GET: libc::c_long = 7;
@@ -112,11 +113,49 @@ pub(crate) fn install(bpffs: &Path) {
     }
 }
 
-/// Reads an element of a pinned map, `None` if there is no such key.
-pub(crate) fn read<K, V: Default>(bpffs: &Path, name: &str, key: &K) -> Option<V> {
+/// All keys of a pinned map of `K`.
+pub(crate) fn keys<K: Copy + Default>(bpffs: &Path, name: &str) -> Vec<K> {
+    let map = open(bpffs, name);
+    let mut keys = Vec::new();
+    loop {
+        let mut next = K::default();
+        let last = keys
+            .last()
+            .map_or(0, |key: &K| std::ptr::from_ref(key).expose_provenance());
+        let attr = [
+            pair(fd_number(&map), 0),
+            last as u64,
+            std::ptr::from_mut(&mut next).expose_provenance() as u64,
+        ];
+        let size = size_of_val(&attr);
+        // SAFETY: the test names the key type of the map that `install` made.
+        if unsafe { libc::syscall(libc::SYS_bpf, MAP_GET_NEXT_KEY, attr.as_ptr(), size) } != 0 {
+            return keys;
+        }
+        keys.push(next);
+    }
+}
+
+/// Slots that hold an endpoint.
+pub(crate) fn slots_in_use(bpffs: &Path) -> Vec<u32> {
+    let is_used = |slot: &u32| {
+        read::<u32, Endpoint>(bpffs, pin::ENDPOINTS, slot).unwrap() != Endpoint::default()
+    };
+    keys::<u32>(bpffs, pin::ENDPOINTS)
+        .into_iter()
+        .filter(is_used)
+        .collect()
+}
+
+fn open(bpffs: &Path, name: &str) -> OwnedFd {
     let path = proxy_ebpf::record::path::pins(bpffs).join(name);
     let path = CString::new(path.to_str().unwrap()).unwrap();
-    let map = made(OBJ_GET, &[path.as_ptr().expose_provenance() as u64, 0]);
+    made(OBJ_GET, &[path.as_ptr().expose_provenance() as u64, 0])
+}
+
+/// Reads an element of a pinned map, `None` if there is no such key.
+pub(crate) fn read<K, V: Default>(bpffs: &Path, name: &str, key: &K) -> Option<V> {
+    let map = open(bpffs, name);
     let mut value = V::default();
     let attr = [
         pair(fd_number(&map), 0),

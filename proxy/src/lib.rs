@@ -1,5 +1,6 @@
 //! The parts of the node daemon.
 
+pub mod compile;
 pub mod model;
 
 /// The kernel programs, built from `proxy-ebpf` by this crate's build script.

@@ -48,6 +48,23 @@ impl State {
         }
     }
 
+    /// The object in force under this key.
+    pub fn get(&self, key: &Key) -> Option<Object> {
+        let name = &key.name;
+        match key.kind {
+            Kind::Node => self.nodes.get(&name.name).cloned().map(Object::Node),
+            Kind::Namespace => self
+                .namespaces
+                .get(&name.name)
+                .cloned()
+                .map(Object::Namespace),
+            Kind::Pod => self.pods.get(name).cloned().map(Object::Pod),
+            Kind::Service => self.services.get(name).cloned().map(Object::Service),
+            Kind::EndpointSlice => self.slices.get(name).cloned().map(Object::EndpointSlice),
+            Kind::NetworkPolicy => self.policies.get(name).cloned().map(Object::NetworkPolicy),
+        }
+    }
+
     fn insert(&mut self, object: Object) {
         match object {
             Object::Node(o) => drop(self.nodes.insert(o.name.clone(), o)),

@@ -15,6 +15,8 @@ mod alloc;
 mod owner;
 pub(crate) mod policy;
 pub mod tables;
+#[cfg(test)]
+mod tests;
 pub mod write;
 
 pub use owner::Owner;
@@ -140,6 +142,11 @@ impl Compiler {
 
     pub fn attachments(&self) -> &Attachments {
         &self.attachments
+    }
+
+    /// Who has an address, of all that claim it.
+    pub fn owner(&self, address: IpAddr) -> Option<&Owner> {
+        self.owners.winner(address)
     }
 
     /// Everything that does not fit or is claimed twice.

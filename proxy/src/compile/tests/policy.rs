@@ -1,0 +1,268 @@
+//! Verdicts from the compiled tables.
+use std::net::IpAddr;
+
+use proxy_ebpf::abi::kind;
+use proxy_ebpf::addr::{BePort, proto};
+use proxy_ebpf::policy::verdict;
+
+use super::for_seeds;
+use super::naive::{self, End};
+use super::world::{self, NODE, PORTS, Random, v4, v6};
+use crate::compile::{Compiler, Direction, Input, Owner, Tables, Write};
+use crate::model::Object;
+
+const PROTOCOLS: [u8; 5] = [
+    proto::TCP,
+    proto::UDP,
+    proto::SCTP,
+    proto::ICMP,
+    proto::ICMPV6,
+];
+
+/// One question to one direction of one endpoint.
+#[derive(Clone, Copy, Debug)]
+struct Probe {
+    slot: u32,
+    direction: Direction,
+    peer: IpAddr,
+    protocol: u8,
+    port: u16,
+}
+
+/// `count` random questions.
+fn probes(compiler: &Compiler, random: &mut Random, count: usize) -> Vec<Probe> {
+    let slots: Vec<u32> = compiler.attachments().keys().copied().collect();
+    if slots.is_empty() {
+        return Vec::new();
+    }
+    let questions: Vec<_> = questions().collect();
+    let probe = |_| {
+        let peer = random.below(26);
+        let (protocol, port) = random.pick(&questions);
+        Probe {
+            slot: random.pick(&slots),
+            direction: random.pick(&[Direction::Ingress, Direction::Egress]),
+            peer: random.pick(&[v4(peer), v6(peer)]),
+            protocol,
+            port,
+        }
+    };
+    (0..count).map(probe).collect()
+}
+
+fn questions() -> impl Iterator<Item = (u8, u16)> {
+    let ports = PORTS.iter().chain(&[2, 78, 442, 9001]).copied();
+    ports.flat_map(|port| {
+        let protocols = PROTOCOLS.into_iter();
+        // A protocol without ports has only one question.
+        let protocols = protocols.filter(move |p| proto::has_ports(*p) || port == PORTS[0]);
+        protocols.map(move |protocol| (protocol, port))
+    })
+}
+
+/// What the kernel would say; `None` if the endpoint is not there.
+fn judge(tables: &Tables, probe: Probe) -> Option<bool> {
+    let endpoint = tables.endpoints.get(&probe.slot)?;
+    let set = match probe.direction {
+        Direction::Ingress => endpoint.ingress_set,
+        Direction::Egress => endpoint.egress_set,
+    };
+    let class = class_of(tables, probe.peer);
+    let port = BePort::new(probe.port);
+    Some(verdict(tables, set, class, probe.protocol, port).allowed)
+}
+
+/// As the programs look a class up: hash, then prefixes if there are any.
+fn class_of(tables: &Tables, ip: IpAddr) -> u32 {
+    let asks = match ip {
+        IpAddr::V4(_) => tables.decision.has_cidrs_v4,
+        IpAddr::V6(_) => tables.decision.has_cidrs_v6,
+    };
+    if tables.addresses.get(&ip).is_none() && !asks {
+        return 0;
+    }
+    if let Some(address) = tables.addresses.get(&ip) {
+        return address.class;
+    }
+    let containing = tables.cidrs.iter().filter(|(cidr, _)| cidr.contains(ip));
+    let longest = containing.max_by_key(|(cidr, _)| cidr.length());
+    longest.map_or(0, |(_, class)| class)
+}
+
+fn expected(compiler: &Compiler, probe: Probe) -> bool {
+    let state = compiler.state();
+    let attachment = &compiler.attachments()[&probe.slot];
+    let name = attachment.pod.as_ref().unwrap();
+    let Some(subject) = state.pods.get(name) else {
+        return attachment.starts_open;
+    };
+    let pod = match compiler.owner(probe.peer) {
+        Some(Owner::Endpoint(slot)) => {
+            let name = compiler.attachments()[slot].pod.as_ref().unwrap();
+            state.pods.get(name)
+        }
+        Some(Owner::Pod { name, .. }) => state.pods.get(name),
+        _ => None,
+    };
+    let peer = End {
+        ip: probe.peer,
+        pod: pod.map(std::convert::AsRef::as_ref),
+    };
+    naive::allows(
+        state,
+        probe.direction,
+        subject,
+        peer,
+        probe.protocol,
+        probe.port,
+    )
+}
+
+#[track_caller]
+fn check_verdicts(compiler: &Compiler, random: &mut Random) {
+    for probe in probes(compiler, random, 1000) {
+        let verdict = judge(compiler.tables(), probe);
+        assert_eq!(verdict, Some(expected(compiler, probe)), "{probe:?}");
+    }
+}
+
+fn step(compiler: &mut Compiler, inputs: Vec<Input>) -> Vec<Write> {
+    let update = compiler.update(inputs);
+    assert!(!update.again, "{:?}", compiler.problems());
+    update.writes
+}
+
+#[test]
+fn compiled_tables_judge_as_the_policies_say() {
+    for_seeds(60, |seed| {
+        let mut random = Random(seed);
+        let mut compiler = Compiler::new(NODE);
+        let events = (0..60).map(|_| world::event(&mut random)).collect();
+        step(&mut compiler, events);
+        check_verdicts(&compiler, &mut random);
+    });
+}
+
+#[test]
+fn every_state_on_the_way_judges_as_the_old_or_the_new_one() {
+    for_seeds(40, |seed| {
+        let mut random = Random(seed);
+        let mut compiler = Compiler::new(NODE);
+        let events = (0..40).map(|_| world::event(&mut random)).collect();
+        step(&mut compiler, events);
+        let mut mirror = compiler.tables().clone();
+        for _ in 0..20 {
+            let event = world::event(&mut random);
+            let old = compiler.tables().clone();
+            let writes = step(&mut compiler, vec![event.clone()]);
+            let new = compiler.tables();
+            let mut probes = probes(&compiler, &mut random, 200);
+            // A pod to itself is always allowed, whatever its policies say.
+            let to_itself =
+                |probe: &Probe| compiler.owner(probe.peer) == Some(&Owner::Endpoint(probe.slot));
+            probes.retain(|probe| judge(&old, *probe).is_some() && !to_itself(probe));
+            let asked: Vec<_> = probes
+                .into_iter()
+                .map(|probe| (probe, judge(&old, probe), judge(new, probe)))
+                .collect();
+            for (index, write) in writes.iter().enumerate() {
+                mirror.apply(*write);
+                for (probe, before, after) in &asked {
+                    let now = judge(&mirror, *probe);
+                    assert!(
+                        now == *before || now == *after,
+                        "{event:#?}\n{probe:?} after write {index} of {writes:#?}: {now:?}"
+                    );
+                }
+            }
+            let detached = mirror.endpoints.iter().map(|(slot, _)| slot);
+            let detached = detached.filter(|slot| !compiler.attachments().contains_key(slot));
+            for slot in detached.collect::<Vec<_>>() {
+                mirror.endpoints.set(slot, None);
+            }
+            assert!(mirror == *new, "{event:?}");
+            check_verdicts(&compiler, &mut random);
+        }
+    });
+}
+
+#[test]
+fn a_diff_of_tables_leads_from_one_to_the_other() {
+    for_seeds(40, |seed| {
+        let mut random = Random(seed);
+        let mut compiler = Compiler::new(NODE);
+        for slot in 0..world::LOCAL_PODS {
+            step(&mut compiler, vec![world::attach(slot, false)]);
+        }
+        let mut old = compiler.tables().clone();
+        for _ in 0..10 {
+            let mut events: Vec<_> = (0..5).map(|_| world::event(&mut random)).collect();
+            events.retain(|event| !matches!(event, Input::Detach { .. }));
+            step(&mut compiler, events);
+            for write in compiler.tables().writes_since(&old) {
+                old.apply(write);
+            }
+            assert!(old == *compiler.tables());
+            assert!(old.writes_since(&old.clone()).is_empty());
+        }
+    });
+}
+
+#[test]
+fn an_incremental_update_is_what_a_rebuild_makes() {
+    for_seeds(60, |seed| {
+        let mut random = Random(seed);
+        let mut compiler = Compiler::new(NODE);
+        let events = (0..60).map(|_| world::event(&mut random)).collect();
+        step(&mut compiler, events);
+        for _ in 0..20 {
+            // Twice, so that nothing is left of former policies.
+            for _ in 0..2 {
+                compiler.stale = true;
+                step(&mut compiler, vec![]);
+            }
+            let index = world::LOCAL_PODS + random.below(world::PODS - world::LOCAL_PODS);
+            let pod = world::pod(&mut random, index);
+            let change = crate::model::Change::Upsert(Object::Pod(pod.into()));
+            step(&mut compiler, vec![Input::Object(change)]);
+            let mut rebuilt = compiler.clone();
+            rebuilt.stale = true;
+            let writes = step(&mut rebuilt, vec![]);
+            let forgets = |write: &Write| matches!(write, Write::Peer(_, None) | Write::Grace);
+            // A port name may stand for fewer numbers now: sets are made anew for it.
+            let addresses = |t: &Tables| -> Vec<_> { t.addresses.iter().collect() };
+            if !writes.iter().all(forgets) {
+                assert!(
+                    writes.iter().any(|w| matches!(w, Write::Set(..))),
+                    "{writes:?}"
+                );
+            }
+            assert_eq!(addresses(compiler.tables()), addresses(rebuilt.tables()));
+            check_verdicts(&rebuilt, &mut random);
+        }
+    });
+}
+
+#[test]
+fn a_pod_elsewhere_is_one_hash_write() {
+    let mut random = Random(1);
+    let mut compiler = Compiler::new(NODE);
+    let mut events: Vec<_> = (0..80).map(|_| world::event(&mut random)).collect();
+    events.extend((0..world::LOCAL_PODS).map(|slot| world::attach(slot, false)));
+    step(&mut compiler, events);
+    let pod = |name: &str, ip| {
+        let mut pod = world::pod(&mut Random(5), 11);
+        pod.name.name = name.to_owned();
+        pod.ips = vec![ip];
+        pod.host_network = false;
+        pod.phase = crate::model::Phase::Running;
+        Input::Object(crate::model::Change::Upsert(Object::Pod(pod.into())))
+    };
+    step(&mut compiler, vec![pod("first", v4(100))]);
+    let writes = step(&mut compiler, vec![pod("second", v4(101))]);
+    assert!(
+        matches!(writes.as_slice(), [Write::Address(ip, Some(a))]
+            if *ip == v4(101) && a.kind == kind::REMOTE_POD),
+        "{writes:?}"
+    );
+}

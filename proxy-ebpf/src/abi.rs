@@ -279,16 +279,20 @@ pub struct Flow<A> {
     pub seen: Tick,
     /// The policy generation that admitted it; judged again on mismatch.
     pub generation: u32,
+    /// Endpoint slots of the two ends, 0 where not local. Hints: they hold
+    /// while the endpoint in the slot has the end's address.
+    pub low_slot: u32,
+    pub high_slot: u32,
     /// Bits of [`crate::conntrack`].
     pub state: u8,
     /// [`flow`].
     pub flags: u8,
-    /// Under NAT: the client's own source port.
+    /// The opener's own source port; under NAT it may not be the key's.
     pub client_port: BePort,
-    /// Under NAT: the Service port the client sent to.
+    /// The port the opener sent to: under NAT the Service's.
     pub service_port: BePort,
     pub _pad: u16,
-    /// Under NAT: the Service address the client sent to.
+    /// The address the opener sent to: under NAT the Service's.
     pub service: A,
 }
 
@@ -434,8 +438,8 @@ plain! {
     Tick: 4;
     FlowKey<V4>: 16;
     FlowKey<V6>: 40;
-    Flow<V4>: 20;
-    Flow<V6>: 32;
+    Flow<V4>: 28;
+    Flow<V6>: 40;
     VipFlow<V4>: 24;
     VipFlow<V6>: 36;
     FragmentKey<V4>: 16;

@@ -256,6 +256,17 @@ impl<A: Addr> Tuple<A> {
         }
     }
 
+    /// Becomes `other`, field by field. An assignment between two places of one
+    /// map value is a byte-wise `memmove` in a kernel program.
+    #[inline(always)]
+    pub fn copy_from(&mut self, other: &Self) {
+        self.src = other.src;
+        self.dst = other.dst;
+        self.sport = other.sport;
+        self.dport = other.dport;
+        self.proto = other.proto;
+    }
+
     /// The end of the key that sends this packet.
     #[inline(always)]
     pub fn side(&self) -> Side {

@@ -14,7 +14,7 @@ use crate::reject::Reject;
 use crate::report;
 use crate::rewrite::{Rewrite, rewrite, rewrite_quoted};
 use crate::service::{self, Route};
-use crate::track::{End, Passage, Trace, track, track_translated};
+use crate::track::{End, Passage, Trace, established, track, track_translated};
 
 /// `TCX_NEXT`: the next program, or else the stack.
 const PASS: i32 = -1;
@@ -74,7 +74,7 @@ fn run<A: Pod>(
     let Some(trace) = maps::trace::<A>() else {
         return SHOT;
     };
-    trace.clear();
+    trace.opened = false;
     match body(trace) {
         Ok(action) => {
             if trace.opened {
@@ -166,6 +166,14 @@ fn deliver(ctx: &TcContext, slot: u32) -> Result<i32, Counter> {
     Ok(unsafe { bpf_redirect_peer(endpoint.ifindex, 0) as i32 })
 }
 
+/// Parses the headers; of a packet that cannot be parsed nothing is known.
+#[inline(always)]
+fn read<A: Pod>(ctx: &TcContext, trace: &mut Trace<A>) -> Result<(), Counter> {
+    A::parse(ctx, &mut trace.headers).inspect_err(|_| {
+        trace.clear();
+    })
+}
+
 /// Ports of fragments: the first tells, the later ones remember.
 #[inline(always)]
 fn reassemble<A: Pod>(headers: &mut Headers<A>) -> Result<(), Counter> {
@@ -195,8 +203,9 @@ fn send<A: Pod>(
     endpoint: &Endpoint,
     trace: &mut Trace<A>,
 ) -> Result<i32, Counter> {
-    A::parse(ctx, &mut trace.headers)?;
+    read(ctx, trace)?;
     trace.src = End::local::<A>(slot, endpoint);
+    trace.dst.slot = 0;
     if packet::source_mac(ctx) != Some(endpoint.mac) {
         return Err(Counter::SpoofedMac);
     }
@@ -208,6 +217,12 @@ fn send<A: Pod>(
         return answered(ctx, A::discovery(ctx, &trace.headers, endpoint));
     }
     reassemble(&mut trace.headers)?;
+    if trace.src.is_isolated()
+        && !trace.headers.icmp_error
+        && let Some(to) = established(trace)
+    {
+        return forward(ctx, to);
+    }
     let dst = trace.headers.tuple.dst;
     let known = maps::address(&dst);
     if known.is_some_and(|known| known.kind == kind::SERVICE) {
@@ -259,7 +274,7 @@ fn follow<A: Pod>(ctx: &TcContext, passage: Passage, trace: &mut Trace<A>) -> Re
         Passage::AsIs => Ok(()),
         Passage::Translated => {
             rewrite(ctx, &trace.headers, &trace.translated)?;
-            trace.headers.tuple = trace.translated;
+            trace.headers.tuple.copy_from(&trace.translated);
             Ok(())
         }
         Passage::Dropped(reason) => Err(reason),
@@ -316,7 +331,7 @@ fn translate_error<A: Pod>(ctx: &TcContext, trace: &mut Trace<A>) -> Result<bool
     inner.dst = flow.service;
     inner.dport = flow.service_port;
     inner.proto = old.proto;
-    trace.translated = trace.headers.tuple;
+    trace.translated.copy_from(&trace.headers.tuple);
     if trace.translated.src == old.dst {
         trace.translated.src = flow.service;
     }
@@ -328,7 +343,7 @@ fn translate_error<A: Pod>(ctx: &TcContext, trace: &mut Trace<A>) -> Result<bool
         &trace.quoted,
         &trace.inner,
     )?;
-    trace.headers.tuple = trace.translated;
+    trace.headers.tuple.copy_from(&trace.translated);
     Ok(true)
 }
 
@@ -348,7 +363,7 @@ fn translate_error_to_service<A: Pod>(
     if !service::route_quoted(trace) {
         return Ok(false);
     }
-    trace.translated = trace.headers.tuple;
+    trace.translated.copy_from(&trace.headers.tuple);
     if trace.translated.dst == trace.quoted.tuple.src {
         trace.translated.dst = trace.inner.src;
     }
@@ -362,7 +377,7 @@ fn translate_error_to_service<A: Pod>(
         &trace.quoted,
         &trace.inner,
     )?;
-    trace.headers.tuple = trace.translated;
+    trace.headers.tuple.copy_from(&trace.translated);
     Ok(true)
 }
 
@@ -449,10 +464,13 @@ fn receive<A: Pod>(
     if from_host && !translates {
         return Ok(PASS);
     }
-    A::parse(ctx, &mut trace.headers)?;
+    read(ctx, trace)?;
     let src = trace.headers.tuple.src;
     if from_host {
-        trace.src.exempt = 1;
+        trace.src = End {
+            exempt: 1,
+            ..End::default()
+        };
     } else {
         trace.src = End::resolve(src, maps::address(&src));
         // An address of this node that came in from outside is not the host.

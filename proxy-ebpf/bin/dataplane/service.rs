@@ -106,7 +106,14 @@ pub(crate) fn route<A: Family>(trace: &mut Trace<A>) -> Route {
             if flow.seen != now {
                 flow.seen = now;
             }
-            trace.vip_flow = *flow;
+            let kept = &mut trace.vip_flow;
+            kept.seen = now;
+            kept.backend = flow.backend;
+            kept.generation = flow.generation;
+            kept.address = flow.address;
+            kept.port = flow.port;
+            kept.source_port = flow.source_port;
+            kept.flags = flow.flags;
             return Route::Known;
         }
     }

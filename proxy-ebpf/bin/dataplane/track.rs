@@ -101,10 +101,10 @@ pub(crate) struct Trace<A> {
 }
 
 impl<A: Addr> Trace<A> {
-    /// Forgets the packet before: what a report may read of one that did not
-    /// come far.
-    #[inline(always)]
-    pub fn clear(&mut self) {
+    /// Forgets the packet before, for the report of one that cannot be read.
+    /// Not on the way of others: clearing costs as much as a look-up.
+    #[inline(never)]
+    pub fn clear(&mut self) -> u32 {
         self.headers.tuple = Tuple {
             src: A::ZERO,
             dst: A::ZERO,
@@ -117,7 +117,7 @@ impl<A: Addr> Trace<A> {
         self.dst = End::default();
         self.egress_port_class = 0;
         self.ingress_port_class = 0;
-        self.opened = false;
+        0
     }
 }
 
@@ -183,6 +183,15 @@ fn refuse(reason: u32) -> Counter {
     }
 }
 
+/// The slots of the low and the high end, if `side` sends.
+#[inline(always)]
+fn slots<A>(trace: &Trace<A>, side: Side) -> (u32, u32) {
+    match side {
+        Side::Low => (trace.src.slot, trace.dst.slot),
+        Side::High => (trace.dst.slot, trace.src.slot),
+    }
+}
+
 #[inline(always)]
 fn opens<A>(headers: &Headers<A>) -> bool {
     headers.tuple.proto == proto::TCP && tcp::opens(headers.kind)
@@ -222,7 +231,14 @@ fn refresh<A: Family>(
         }
         flow.generation = generation;
     }
-    let state = conntrack::advance(flow.state, !backward, tcp_flags(&trace.headers));
+    touch(&trace.headers, flow, orientation);
+    Ok(())
+}
+
+#[inline(always)]
+fn touch<A: Family>(headers: &Headers<A>, flow: &mut Flow<A>, orientation: Orientation) {
+    let from_opener = orientation == Orientation::Forward;
+    let state = conntrack::advance(flow.state, from_opener, tcp_flags(headers));
     // Unchanged words are not written: cache lines stay shared between CPUs.
     if state != flow.state {
         flow.state = state;
@@ -231,7 +247,28 @@ fn refresh<A: Family>(
     if flow.seen != now {
         flow.seen = now;
     }
-    Ok(())
+}
+
+/// The short way of an established flow without NAT under the present policy:
+/// one look-up instead of one for the address and one for the flow. The slot
+/// it goes to, 0 for the stack; `None`: the long way.
+#[inline(always)]
+pub fn established<A: Family>(trace: &mut Trace<A>) -> Option<u32> {
+    let side = trace.headers.tuple.canonical_into(&mut trace.key);
+    let flow = maps::flow(&trace.key)?;
+    let known = flow.generation == maps::settings().generation && flow.flags & flags::NAT == 0;
+    if !known || opens(&trace.headers) {
+        return None;
+    }
+    let slot = match side {
+        Side::Low => flow.high_slot,
+        Side::High => flow.low_slot,
+    };
+    if slot != 0 && !maps::endpoint(slot).is_some_and(|e| A::of(e) == trace.headers.tuple.dst) {
+        return None;
+    }
+    touch(&trace.headers, flow, orientation(flow.flags, side));
+    Some(slot)
 }
 
 /// Where a reply under NAT goes: what its receiver believes to talk to.
@@ -253,7 +290,7 @@ fn untranslated<A: Family>(tuple: &Tuple<A>, flow: &Flow<A>, out: &mut Tuple<A>)
 /// it.
 #[inline(never)]
 pub(crate) fn track<A: Family>(trace: &mut Trace<A>) -> Passage {
-    trace.judged = trace.headers.tuple;
+    trace.judged.copy_from(&trace.headers.tuple);
     let side = trace.headers.tuple.canonical_into(&mut trace.key);
     let opens = opens(&trace.headers);
     if let Some(flow) = maps::flow(&trace.key) {
@@ -290,19 +327,22 @@ pub(crate) fn track<A: Family>(trace: &mut Trace<A>) -> Passage {
     if exempt || !(trace.src.is_isolated() || trace.dst.is_isolated()) {
         return Passage::AsIs;
     }
+    let (low_slot, high_slot) = slots(trace, side);
     trace.flow = Flow {
         seen: maps::now(),
         generation: maps::settings().generation,
+        low_slot,
+        high_slot,
         state: conntrack::advance(state, opened_by == side, tcp_flags(&trace.headers)),
         flags: if opened_by == Side::High {
             flags::OPENED_BY_HIGH
         } else {
             0
         },
-        client_port: BePort::ZERO,
-        service_port: BePort::ZERO,
+        client_port: trace.judged.sport,
+        service_port: trace.judged.dport,
         _pad: 0,
-        service: A::ZERO,
+        service: trace.judged.dst,
     };
     if maps::replace_flow(&trace.key, &trace.flow).is_err() {
         return Passage::Dropped(Counter::FlowTableFull);
@@ -327,7 +367,7 @@ pub(crate) fn track_translated<A: Family>(trace: &mut Trace<A>, chosen_now: u32)
     trace.translated.dport = trace.vip_flow.port;
     trace.translated.proto = trace.headers.tuple.proto;
     // A pod's way to itself is judged as one from its own address.
-    trace.judged = trace.translated;
+    trace.judged.copy_from(&trace.translated);
     trace.judged.src = trace.headers.tuple.src;
     let mut attempt = 0;
     while attempt < PORT_ATTEMPTS {
@@ -381,6 +421,7 @@ fn open_translated<A: Family>(trace: &mut Trace<A>, side: Side, hairpin: bool) -
     }
     let original = &trace.headers.tuple;
     let tcp_flags = tcp_flags(&trace.headers);
+    let (low_slot, high_slot) = slots(trace, side);
     let mut flow_flags = flags::NAT;
     if hairpin {
         flow_flags |= flags::HAIRPIN;
@@ -391,6 +432,8 @@ fn open_translated<A: Family>(trace: &mut Trace<A>, side: Side, hairpin: bool) -
     trace.flow = Flow {
         seen: maps::now(),
         generation: maps::settings().generation,
+        low_slot,
+        high_slot,
         state: conntrack::advance(0, true, tcp_flags),
         flags: flow_flags,
         client_port: original.sport,

@@ -39,10 +39,14 @@ impl Namespace {
         PathBuf::from("/run/netns").join(&self.name)
     }
 
-    /// `program` inside the namespace.
+    /// `program` inside the namespace. Mounts stay as they are (`ip netns exec`
+    /// would hide cgroups and BPF file systems below `/sys`).
     pub fn command(&self, program: impl AsRef<std::ffi::OsStr>) -> Command {
-        let mut command = Command::new("ip");
-        command.args(["netns", "exec", &self.name]).arg(program);
+        let mut command = Command::new("nsenter");
+        command
+            .arg(format!("--net={}", self.path().display()))
+            .arg("--")
+            .arg(program);
         command
     }
 

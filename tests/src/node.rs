@@ -1,0 +1,228 @@
+//! A node as its users have one: a namespace with the daemon, pods made by the
+//! CNI plugin, manifests in a directory.
+
+use std::io::Write;
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::process::{Command, Output, Stdio};
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use crate::cgroup::Cgroup;
+use crate::cluster::Cluster;
+use crate::files::{BpfFs, Directory};
+use crate::namespace::Namespace;
+use crate::process::{Process, program};
+use crate::wait;
+
+/// How long the daemon may take to start, or to put a change into force.
+pub const SOON: Duration = Duration::from_secs(20);
+
+/// A node. What it made is removed on drop, pods first.
+#[derive(Debug)]
+pub struct Node {
+    /// The daemon, while it runs.
+    pub daemon: Option<Process>,
+    pub name: String,
+    pub namespace: Namespace,
+    /// Programs at sockets see what runs in here.
+    pub cgroup: Cgroup,
+    pub bpf: BpfFs,
+    directory: Directory,
+}
+
+/// A pod: its own namespace, connected to its node by the plugin.
+#[derive(Debug)]
+pub struct Pod {
+    pub namespace: Namespace,
+    pub container: String,
+    pub ips: Vec<IpAddr>,
+}
+
+impl Node {
+    /// A node without daemon and pods.
+    pub fn new(name: &str) -> Self {
+        let node = Self {
+            daemon: None,
+            name: name.to_owned(),
+            namespace: Namespace::new("node"),
+            cgroup: Cgroup::new("node"),
+            bpf: BpfFs::new(),
+            directory: Directory::new("node"),
+        };
+        std::fs::create_dir_all(node.source()).unwrap();
+        node
+    }
+
+    /// The directory of manifests that the daemon watches.
+    pub fn source(&self) -> PathBuf {
+        self.directory.path().join("manifests")
+    }
+
+    pub fn state_dir(&self) -> PathBuf {
+        self.directory.path().join("state")
+    }
+
+    pub fn socket(&self) -> PathBuf {
+        self.directory.path().join("fairlead.sock")
+    }
+
+    /// Puts `cluster` into the source directory, in one rename.
+    pub fn apply(&self, cluster: &Cluster) {
+        let list = json!({"apiVersion": "v1", "kind": "List", "items": cluster.manifests()});
+        self.apply_text("cluster.json", &serde_json::to_string(&list).unwrap());
+    }
+
+    /// Writes one manifest file in one rename.
+    pub fn apply_text(&self, name: &str, text: &str) {
+        let staged = self.directory.write("staged", text);
+        std::fs::rename(staged, self.source().join(name)).unwrap();
+    }
+
+    /// `fairlead-proxy` in the node's namespace.
+    pub fn proxy(&self, arguments: &[&str]) -> Command {
+        let mut command = self.namespace.command(program("fairlead-proxy"));
+        command.args(arguments);
+        command
+    }
+
+    /// Starts the daemon and waits until it is ready.
+    pub fn start_daemon(&mut self) {
+        self.start_daemon_of(program("fairlead-proxy"));
+    }
+
+    /// As [`Node::start_daemon`], of another build.
+    pub fn start_daemon_of(&mut self, executable: PathBuf) {
+        let mut command = self.namespace.command(executable);
+        command
+            .arg("run")
+            .arg("--source")
+            .arg(self.source())
+            .args(["--node-name", &self.name])
+            .arg("--state-dir")
+            .arg(self.state_dir())
+            .arg("--bpffs")
+            .arg(self.bpf.path())
+            .arg("--socket")
+            .arg(self.socket())
+            .arg("--cgroup")
+            .arg(self.cgroup.path());
+        self.daemon = Some(Process::start("fairlead-proxy", &mut command));
+        self.wait_until_ready();
+    }
+
+    fn wait_until_ready(&mut self) {
+        let socket = self.socket();
+        let daemon = self.daemon.as_mut().expect("just started");
+        wait::until("the daemon to be ready", SOON, || {
+            assert!(
+                daemon.is_running(),
+                "the daemon ended:\n{}",
+                daemon.output()
+            );
+            std::os::unix::net::UnixStream::connect(&socket).ok()
+        });
+    }
+
+    /// `fairlead-proxy <words> -o json` against the daemon.
+    pub fn ask(&self, words: &[&str]) -> Value {
+        let socket = self.socket();
+        let mut command = self.proxy(words);
+        command.arg("--socket").arg(socket).args(["-o", "json"]);
+        serde_json::from_str(&crate::process::run(&mut command)).unwrap()
+    }
+
+    /// The plugin's configuration.
+    pub fn network(&self) -> Value {
+        json!({
+            "cniVersion": "1.1.0",
+            "name": "fairlead",
+            "type": "fairlead-cni",
+            "podCIDRs": ["10.244.0.0/24", "fd00:244::/64"],
+            "stateDir": self.state_dir(),
+            "bpffs": self.bpf.path(),
+            "socket": self.socket(),
+        })
+    }
+
+    /// One call of the plugin, as a container runtime makes it.
+    pub fn cni(
+        &self,
+        verb: &str,
+        pod: &Namespace,
+        container: &str,
+        args: &str,
+        conf: &Value,
+    ) -> Output {
+        let mut child = self
+            .namespace
+            .command(program("fairlead-cni"))
+            .env("CNI_COMMAND", verb)
+            .env("CNI_CONTAINERID", container)
+            .env("CNI_NETNS", pod.path())
+            .env("CNI_IFNAME", "eth0")
+            .env("CNI_PATH", "/usr/lib/cni")
+            .env("CNI_ARGS", args)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut stdin = child.stdin.take().expect("piped");
+        // A plugin that ends without reading has its say on stdout.
+        drop(stdin.write_all(conf.to_string().as_bytes()));
+        drop(stdin);
+        child.wait_with_output().unwrap()
+    }
+
+    /// Makes a pod through the plugin; `ips`: the addresses it is to have, none: any.
+    pub fn pod(&self, namespace: &str, name: &str, ips: &[IpAddr]) -> Pod {
+        let pod = Namespace::new("pod");
+        let container = format!("{}-{}", pod.name(), name);
+        let mut conf = self.network();
+        if !ips.is_empty() {
+            conf["runtimeConfig"] = json!({"ips": ips});
+        }
+        let args = format!(
+            "IgnoreUnknown=1;K8S_POD_NAMESPACE={namespace};K8S_POD_NAME={name};K8S_POD_UID={container}"
+        );
+        let output = self.cni("ADD", &pod, &container, &args, &conf);
+        let text = String::from_utf8_lossy(&output.stdout);
+        assert!(output.status.success(), "ADD of {namespace}/{name}: {text}");
+        let result: Value = serde_json::from_str(&text).unwrap();
+        let ips = result["ips"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|ip| {
+                let text = ip["address"].as_str().unwrap();
+                text.split('/').next().unwrap().parse().unwrap()
+            })
+            .collect();
+        Pod {
+            namespace: pod,
+            container,
+            ips,
+        }
+    }
+
+    /// DEL of a pod; its namespace goes with it.
+    pub fn remove(&self, pod: Pod) {
+        let output = self.cni("DEL", &pod.namespace, &pod.container, "", &self.network());
+        assert!(
+            output.status.success(),
+            "{}",
+            String::from_utf8_lossy(&output.stdout)
+        );
+        drop(pod);
+    }
+}
+
+impl Pod {
+    /// Its address of a family.
+    pub fn ip(&self, v6: bool) -> IpAddr {
+        let found = self.ips.iter().find(|ip| ip.is_ipv6() == v6);
+        *found.unwrap_or_else(|| panic!("{} has no such address: {:?}", self.container, self.ips))
+    }
+}

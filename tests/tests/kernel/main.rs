@@ -1,0 +1,11 @@
+//! The kernel programs, packet by packet: hand-built ones, damaged ones, and
+//! random ones against the independent evaluator.
+#![expect(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "tests fail by panicking and say how far they came"
+)]
+
+mod damage;
+mod link;
+mod node;

@@ -10,6 +10,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::AsRawFd;
+use std::time::Duration;
 
 use proxy_ebpf::addr::{Addr, V4, V6};
 use rustix::io::Errno;
@@ -38,6 +39,8 @@ const VETH_INFO_PEER: u16 = 1;
 const ADDR_GEN_MODE: u16 = 8;
 const ADDR_GEN_NONE: u8 = 1;
 const IFF_UP: u32 = 1;
+/// `IF_OPER_UP` of `linux/if.h`.
+const OPER_UP: u8 = 6;
 /// `RTNH_F_ONLINK` of linux/rtnetlink.h: the gateway is on the link, whatever the addresses say.
 const ON_LINK: u32 = 4;
 
@@ -61,6 +64,8 @@ pub(crate) struct Link {
     pub(crate) mac: Option<Mac>,
     pub(crate) mtu: u32,
     pub(crate) up: bool,
+    /// It carries packets: both sides are up and the kernel has taken note.
+    pub(crate) carries: bool,
 }
 
 impl Link {
@@ -78,6 +83,7 @@ impl Link {
             mac: mac.map(|octets| Mac::from_octets(*octets)),
             mtu: attributes.find_u32(libc::IFLA_MTU).unwrap_or_default(),
             up: answer.word(8) & IFF_UP != 0,
+            carries: attributes.find(libc::IFLA_OPERSTATE) == Some(&[OPER_UP]),
         })
     }
 }
@@ -167,6 +173,44 @@ pub(crate) fn find(socket: &Socket, name: &str) -> Result<Option<Link>> {
     }
 }
 
+/// Waits until packets pass both ways. What the kernel does in the background,
+/// within microseconds: it takes note that the host side, which went up first,
+/// has a carrier, and enters the pod's IPv6 addresses in its routing table.
+/// Packets before that are lost. Gives up silently: it comes, only later.
+pub(crate) fn settle(host: &Socket, name: &str, pod: &Socket, ips: &[IpAddr]) -> Result<()> {
+    const STEP: Duration = Duration::from_micros(50);
+    const STEPS: u32 = 2000;
+    for _ in 0..STEPS {
+        let carries = find(host, name)?.is_none_or(|link| link.carries);
+        if carries && ips.iter().all(|ip| is_local(pod, *ip)) {
+            break;
+        }
+        std::thread::sleep(STEP);
+    }
+    Ok(())
+}
+
+/// Whether packets to `ip` are for this namespace.
+fn is_local(socket: &Socket, ip: IpAddr) -> bool {
+    ask_route(socket, ip).is_ok_and(|answers| {
+        answers
+            .iter()
+            .any(|answer| answer.body.get(7) == Some(&libc::RTN_LOCAL))
+    })
+}
+
+/// The route to `ip`. Asks the routing table, sends nothing.
+fn ask_route(socket: &Socket, ip: IpAddr) -> Result<Vec<Answer>> {
+    let mut fixed = [0; 12];
+    fixed[0] = family(ip);
+    fixed[1] = whole(ip);
+    let mut batch = Batch::default();
+    batch
+        .message("ask for a route", libc::RTM_GETROUTE, 0, &fixed)
+        .put(libc::RTA_DST, &octets(ip));
+    socket.send(batch)
+}
+
 /// Removes a link and with it its other side, routes, neighbours and attached
 /// programs. `false`: there is none.
 pub(crate) fn delete(socket: &Socket, name: &str) -> Result<bool> {
@@ -187,22 +231,14 @@ pub(crate) fn delete(socket: &Socket, name: &str) -> Result<bool> {
 }
 
 /// The MTU of the interface that the default route goes through; Ethernet's
-/// where there is none. Asks the routing table, sends nothing: the
-/// destinations are documentation addresses.
+/// where there is none. The destinations are documentation addresses.
 pub(crate) fn uplink_mtu(socket: &Socket) -> Result<u32> {
     let destinations = [
         IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1)),
         IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1)),
     ];
     for ip in destinations {
-        let mut batch = Batch::default();
-        let mut fixed = [0; 12];
-        fixed[0] = family(ip);
-        fixed[1] = whole(ip);
-        batch
-            .message("find the uplink", libc::RTM_GETROUTE, 0, &fixed)
-            .put(libc::RTA_DST, &octets(ip));
-        let Ok(answers) = socket.send(batch) else {
+        let Ok(answers) = ask_route(socket, ip) else {
             continue;
         };
         let uplink = answers

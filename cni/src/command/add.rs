@@ -147,8 +147,9 @@ impl Work<'_> {
             None => link::uplink_mtu(&self.socket)?,
         };
         let link = self.claim(&mut record, mtu)?;
-        self.connect(&link, &record.ips)?;
+        let pod = self.connect(&link, &record.ips)?;
         self.announce()?;
+        link::settle(&self.socket, &self.host_ifname, &pod, &record.ips)?;
         let outcome = self.outcome(&record, given, mtu);
         Ok(outcome.render(self.network.version))
     }
@@ -221,8 +222,9 @@ impl Work<'_> {
         Ok(pools.allocate(&self.state.taken()?, &locked.last(), wishes)?)
     }
 
-    /// Attaches the programs, then brings both sides up.
-    fn connect(&self, link: &Link, ips: &[IpAddr]) -> Result<(), Failure> {
+    /// Attaches the programs, then brings both sides up. Returns a socket to
+    /// the pod's namespace.
+    fn connect(&self, link: &Link, ips: &[IpAddr]) -> Result<Socket, Failure> {
         if let Some(pins) = &self.pins {
             pins.attach(&self.host_ifname, link.ifindex)?;
         }
@@ -250,7 +252,7 @@ impl Work<'_> {
             bandwidth.ingress,
         )?;
         link::connect_pod(&inside, link.peer, ips, self.host_mac, bandwidth.egress)?;
-        Ok(())
+        Ok(inside)
     }
 
     /// Tells the daemon, which answers once the pod's policy is in force.

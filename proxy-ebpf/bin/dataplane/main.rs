@@ -19,9 +19,11 @@
               kernel types are what they are"
 )]
 
+mod icmp;
 mod maps;
 mod neighbour;
 mod packet;
+mod parse;
 mod pod;
 mod reject;
 mod report;

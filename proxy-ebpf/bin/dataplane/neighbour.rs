@@ -6,7 +6,8 @@ use proxy_ebpf::abi::Endpoint;
 use proxy_ebpf::addr::{Addr, V4, V6, proto};
 use proxy_ebpf::event::Counter;
 
-use crate::packet::{ETH, Headers, load, store};
+use crate::packet::{ETH, load, store};
+use crate::parse::Headers;
 
 /// What to do with a packet after looking at it.
 pub(crate) enum Answer {

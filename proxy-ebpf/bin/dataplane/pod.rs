@@ -3,16 +3,18 @@
 
 use aya_ebpf::helpers::bpf_redirect_peer;
 use aya_ebpf::programs::TcContext;
-use proxy_ebpf::abi::{Endpoint, flow as flags, kind};
-use proxy_ebpf::addr::{Addr, Side, V6, proto};
+use proxy_ebpf::abi::{Endpoint, kind};
+use proxy_ebpf::addr::{Addr, V6, proto};
 use proxy_ebpf::event::{Counter, Hook};
 
+use crate::icmp::{Related, related, related_to_service};
 use crate::maps::{self, Family};
 use crate::neighbour::{self, Answer};
-use crate::packet::{self, Headers, Parse, Piece};
+use crate::packet;
+use crate::parse::{Headers, Parse, Piece};
 use crate::reject::Reject;
 use crate::report;
-use crate::rewrite::{Rewrite, rewrite, rewrite_quoted};
+use crate::rewrite::{Rewrite, rewrite};
 use crate::service::{self, Route};
 use crate::track::{End, Passage, Trace, established, track, track_translated};
 
@@ -279,106 +281,6 @@ fn follow<A: Pod>(ctx: &TcContext, passage: Passage, trace: &mut Trace<A>) -> Re
         }
         Passage::Dropped(reason) => Err(reason),
     }
-}
-
-/// Whether an ICMP error is about a known flow.
-enum Related {
-    Yes,
-    No,
-    Failed(Counter),
-}
-
-impl Related {
-    #[inline(always)]
-    fn from_result(result: Result<bool, Counter>) -> Self {
-        match result {
-            Ok(true) => Self::Yes,
-            Ok(false) => Self::No,
-            Err(reason) => Self::Failed(reason),
-        }
-    }
-}
-
-/// Reads what an ICMP error quotes into `trace.quoted`.
-#[inline(never)]
-fn quote<A: Pod>(ctx: &TcContext, trace: &mut Trace<A>) -> Result<(), Counter> {
-    A::parse_quoted(ctx, trace.headers.l4 + 8, &mut trace.quoted)
-}
-
-/// An ICMP error about a packet of a known flow passes, translated like the flow.
-#[inline(never)]
-fn related<A: Pod>(ctx: &TcContext, trace: &mut Trace<A>) -> Related {
-    Related::from_result(translate_error(ctx, trace))
-}
-
-#[inline(always)]
-fn translate_error<A: Pod>(ctx: &TcContext, trace: &mut Trace<A>) -> Result<bool, Counter> {
-    quote(ctx, trace)?;
-    let old = &trace.quoted.tuple;
-    let side = old.canonical_into(&mut trace.key);
-    let Some(flow) = maps::flow(&trace.key) else {
-        return Ok(false);
-    };
-    let by_opener = (flow.flags & flags::OPENED_BY_HIGH != 0) == (side == Side::High);
-    if flow.flags & flags::NAT == 0 || !by_opener {
-        return Ok(true);
-    }
-    // The opener sent it to the Service: that is what it must read.
-    let hairpin = flow.flags & flags::HAIRPIN != 0;
-    let inner = &mut trace.inner;
-    inner.src = if hairpin { old.dst } else { old.src };
-    inner.sport = flow.client_port;
-    inner.dst = flow.service;
-    inner.dport = flow.service_port;
-    inner.proto = old.proto;
-    trace.translated.copy_from(&trace.headers.tuple);
-    if trace.translated.src == old.dst {
-        trace.translated.src = flow.service;
-    }
-    trace.translated.dst = inner.src;
-    rewrite_quoted(
-        ctx,
-        &trace.headers,
-        &trace.translated,
-        &trace.quoted,
-        &trace.inner,
-    )?;
-    trace.headers.tuple.copy_from(&trace.translated);
-    Ok(true)
-}
-
-/// An ICMP error from a client about a packet that it believes to come from a
-/// Service address: goes to the backend.
-#[inline(never)]
-fn related_to_service<A: Pod>(ctx: &TcContext, trace: &mut Trace<A>) -> Related {
-    Related::from_result(translate_error_to_service(ctx, trace))
-}
-
-#[inline(always)]
-fn translate_error_to_service<A: Pod>(
-    ctx: &TcContext,
-    trace: &mut Trace<A>,
-) -> Result<bool, Counter> {
-    quote(ctx, trace)?;
-    if !service::route_quoted(trace) {
-        return Ok(false);
-    }
-    trace.translated.copy_from(&trace.headers.tuple);
-    if trace.translated.dst == trace.quoted.tuple.src {
-        trace.translated.dst = trace.inner.src;
-    }
-    if trace.inner.dst == A::GATEWAY {
-        trace.translated.src = A::GATEWAY;
-    }
-    rewrite_quoted(
-        ctx,
-        &trace.headers,
-        &trace.translated,
-        &trace.quoted,
-        &trace.inner,
-    )?;
-    trace.headers.tuple.copy_from(&trace.translated);
-    Ok(true)
 }
 
 /// A packet to a Service address: translated to a backend, judged as one to it.

@@ -9,7 +9,8 @@ use proxy_ebpf::addr::{Addr, V4, V6, proto};
 use proxy_ebpf::conntrack::tcp;
 use proxy_ebpf::event::Counter;
 
-use crate::packet::{ETH, Headers, Piece, load, load_into, resize, store};
+use crate::packet::{ETH, load, load_into, resize, store};
+use crate::parse::{Headers, Piece};
 
 const TTL: u8 = 64;
 const TCP_HEADER: usize = 20;

@@ -8,7 +8,8 @@ use proxy_ebpf::addr::{Addr, BePort, Tuple, V4, V6, proto};
 use proxy_ebpf::event::Counter;
 use proxy_ebpf::nat::{checksum_update, crc32c_delta};
 
-use crate::packet::{ETH, Headers, Piece, Quoted, load, skb, store};
+use crate::packet::{ETH, load, skb, store};
+use crate::parse::{Headers, Piece, Quoted};
 
 /// The address change needs IPv6 treatment of complete checksums (kernel 6.16,
 /// `bpf_l4_csum_replace`; older kernels refuse the flag).

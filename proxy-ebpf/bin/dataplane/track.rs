@@ -9,7 +9,7 @@ use proxy_ebpf::event::Counter;
 use proxy_ebpf::policy::verdict;
 
 use crate::maps::{self, Family};
-use crate::packet::{Headers, Quoted};
+use crate::parse::{Headers, Quoted};
 use crate::reject::ANSWER_BYTES;
 
 /// Source ports tried towards a backend before [`Counter::NatExhausted`].

@@ -4,11 +4,13 @@
 //! Pure: values in, values out. What comes out has still to be converted to its type (see
 //! `schema::convert`), defaulted and validated by the caller.
 
+mod apply;
 mod json;
 mod strategic;
 
 use thiserror::Error;
 
+pub use apply::{ApplyError, Conflict, Writer, apply, track_update};
 pub use json::{OPERATIONS_MAX, json_patch, merge_patch};
 pub use strategic::strategic_merge;
 

@@ -12,7 +12,7 @@ mod timestamp;
 
 use std::sync::LazyLock;
 
-pub use convert::{ConvertError, Converted, FieldValidation, convert, strict_error};
+pub use convert::{ConvertError, Converted, FieldValidation, canonicalise, convert, strict_error};
 pub use parse::{ParseError, Parsed, parse_json};
 pub use quantity::{Quantity, QuantityError};
 pub use timestamp::{Timestamp, TimestampError};

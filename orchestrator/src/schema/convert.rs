@@ -82,11 +82,27 @@ pub fn convert(object: &'static ObjectType, value: &mut Value) -> Result<Convert
     let mut walk = Walk {
         unknown: Vec::new(),
         owner: object,
+        prune: true,
     };
     walk.object(object, value, &Path::ROOT)?;
     Ok(Converted {
         unknown: walk.unknown,
     })
+}
+
+/// Checks types and writes scalars in canonical form, but keeps what a person wrote: nulls, zero
+/// values, and unknown fields, whose paths it returns. For configurations that are applied.
+pub fn canonicalise(
+    object: &'static ObjectType,
+    value: &mut Value,
+) -> Result<Vec<String>, ConvertError> {
+    let mut walk = Walk {
+        unknown: Vec::new(),
+        owner: object,
+        prune: false,
+    };
+    walk.object(object, value, &Path::ROOT)?;
+    Ok(walk.unknown)
 }
 
 enum Step<'a> {
@@ -139,6 +155,8 @@ struct Walk {
     unknown: Vec<String>,
     /// The innermost type being filled, for messages.
     owner: &'static ObjectType,
+    /// Whether unknown and unset fields go.
+    prune: bool,
 }
 
 type Outcome = Result<(), ConvertError>;
@@ -168,13 +186,13 @@ impl Walk {
                 if self.unknown.len() < MAX_COMPLAINTS {
                     self.unknown.push(path.to_string());
                 }
-                return false;
+                return !self.prune;
             };
             if value.is_null() {
-                return false;
+                return !self.prune;
             }
             failed = self.value(&field.kind, value, &path);
-            !is_unset(field, value)
+            !(self.prune && is_unset(field, value))
         });
         self.owner = outer;
         failed

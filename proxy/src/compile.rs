@@ -8,12 +8,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use crate::model::{Change, Key, Kind, Object, ObjectName, Pod, State};
 
 mod alloc;
 mod owner;
 pub(crate) mod policy;
+mod service;
 pub mod tables;
 #[cfg(test)]
 mod tests;
@@ -23,6 +25,7 @@ pub use owner::Owner;
 use owner::Owners;
 pub use policy::Direction;
 use policy::{Inputs, PolicyCompiler};
+use service::ServiceCompiler;
 pub use tables::Tables;
 pub use write::Write;
 
@@ -83,6 +86,17 @@ pub enum Problem {
     AddressesFull { left_out: usize },
     #[error("the ipBlocks of IPv{} do not fit into CIDRS and match no address outside the cluster", if *.is_v6 { 6 } else { 4 })]
     CidrsFull { is_v6: bool },
+    #[error("Service {service}: {full} is full: {effect}")]
+    ServiceFull {
+        service: ObjectName,
+        full: &'static str,
+        effect: &'static str,
+    },
+    #[error("Service {service} shares an address and port with the older {winner}, which has them")]
+    ServiceContested {
+        service: ObjectName,
+        winner: ObjectName,
+    },
     #[error("{address} is claimed by {} owners; {winner} has it", .claims)]
     Contested {
         address: IpAddr,
@@ -101,10 +115,13 @@ pub struct Compiler {
     node_addresses: BTreeSet<IpAddr>,
     owners: Owners,
     policy: PolicyCompiler,
+    services: ServiceCompiler,
     tables: Tables,
     problems: Vec<Problem>,
     /// The next update rebuilds everything.
     stale: bool,
+    /// No update yet since [`Compiler::adopt`].
+    adopting: bool,
 }
 
 /// What an update has to look at again.
@@ -125,10 +142,25 @@ impl Compiler {
             node_addresses: BTreeSet::new(),
             owners: Owners::default(),
             policy: PolicyCompiler::default(),
+            services: ServiceCompiler::default(),
             tables: Tables::default(),
             problems: Vec::new(),
             stale: true,
+            adopting: false,
         }
+    }
+
+    /// For the node of this name, whose maps hold `found`: all array elements
+    /// that are not zero, and all entries. The first update should have all that
+    /// the sources say; it leaves in place what still means the same.
+    pub fn adopt(node: &str, mut found: Tables) -> Self {
+        let mut compiler = Self::new(node);
+        found.take_delta();
+        compiler.policy.adopt(&found);
+        compiler.services.adopt(&found);
+        compiler.tables = found;
+        compiler.adopting = true;
+        compiler
     }
 
     /// What the maps hold once all writes so far are applied.
@@ -158,12 +190,17 @@ impl Compiler {
                 claims: claims.len(),
             })
         });
-        self.problems.iter().cloned().chain(contested).collect()
+        let known = self.problems.iter().chain(self.services.problems());
+        known.cloned().chain(contested).collect()
     }
 
     /// Takes in what happened; the writes that follow from it.
     pub fn update(&mut self, inputs: impl IntoIterator<Item = Input>) -> Update {
-        self.policy.settle();
+        if !self.adopting {
+            self.policy.settle();
+            self.services.settle();
+        }
+        self.adopting = false;
         let mut work = Work::default();
         if std::mem::take(&mut self.stale) {
             work.rebuild = true;
@@ -174,6 +211,19 @@ impl Compiler {
         }
         let old = self.tables.decision;
         let mut bridge = Vec::new();
+        let services = service::Inputs {
+            node: &self.node,
+            state: &self.state,
+            attachments: &self.attachments,
+        };
+        for vip in self.services.update(services, &mut self.tables) {
+            if self.services.has_vip(vip) {
+                self.owners.claim(vip, Owner::Service);
+            } else {
+                self.owners.disclaim(vip, &Owner::Service);
+            }
+            work.touched.insert(vip);
+        }
         if work.owners {
             self.owners = self.claim_all();
         }
@@ -196,8 +246,9 @@ impl Compiler {
         }
         let writes = delta.order(old, self.tables.decision, &bridge);
         let full = |p: &Problem| matches!(p, Problem::SetFull { .. } | Problem::PeersFull { .. });
-        let again = !writes.is_empty() && self.problems.iter().any(full);
-        self.stale |= again;
+        let policy_full = self.problems.iter().any(full);
+        let again = !writes.is_empty() && (policy_full || self.services.is_short());
+        self.stale |= again && policy_full;
         Update { writes, again }
     }
 
@@ -213,23 +264,29 @@ impl Compiler {
     fn take(&mut self, input: Input, work: &mut Work) {
         match input {
             Input::Object(change) => self.take_change(change, work),
-            Input::Attach { slot, attachment } => {
-                if self.attachments.get(&slot) != Some(&attachment) {
-                    self.attachments.insert(slot, attachment);
-                    (work.rebuild, work.owners) = (true, true);
-                }
-            }
-            Input::Detach { slot } => {
-                if self.attachments.remove(&slot).is_some() {
-                    (work.rebuild, work.owners) = (true, true);
-                }
-            }
+            Input::Attach { slot, attachment } => self.attach(slot, Some(attachment), work),
+            Input::Detach { slot } => self.attach(slot, None, work),
             Input::NodeAddresses(addresses) => {
                 if self.node_addresses != addresses {
                     self.node_addresses = addresses;
                     (work.rebuild, work.owners) = (true, true);
                 }
             }
+        }
+    }
+
+    fn attach(&mut self, slot: u32, attachment: Option<Attachment>, work: &mut Work) {
+        if self.attachments.get(&slot) == attachment.as_ref() {
+            return;
+        }
+        let new = attachment.clone();
+        let old = match attachment {
+            Some(attachment) => self.attachments.insert(slot, attachment),
+            None => self.attachments.remove(&slot),
+        };
+        (work.rebuild, work.owners) = (true, true);
+        for pod in old.iter().chain(&new).filter_map(|a| a.pod.as_ref()) {
+            self.services.pods_changed(&self.state, &pod.namespace);
         }
     }
 
@@ -248,13 +305,28 @@ impl Compiler {
         match key.kind {
             Kind::Pod => self.pod_changed(&key, old, new, work),
             Kind::Namespace => work.rebuild = true,
-            Kind::Node => (work.rebuild, work.owners) = (true, true),
+            Kind::Node => {
+                (work.rebuild, work.owners) = (true, true);
+                if key.name.name == self.node {
+                    // Its zone decides which endpoints are near.
+                    self.services.all_changed(&self.state);
+                }
+            }
             Kind::NetworkPolicy => {
                 let namespace = &key.name.namespace;
                 let mut pods = self.attachments.values().filter_map(|a| a.pod.as_ref());
                 work.rebuild |= pods.any(|pod| pod.namespace == *namespace);
             }
-            Kind::Service | Kind::EndpointSlice => {}
+            Kind::Service => self.services.service_changed(&key.name),
+            Kind::EndpointSlice => {
+                let of = |object: &Option<Object>| match object {
+                    Some(Object::EndpointSlice(slice)) => Some(Arc::clone(slice)),
+                    _ => None,
+                };
+                let (old, new) = (of(&old), of(&new));
+                self.services
+                    .slice_changed(&self.state, old.as_deref(), new.as_deref());
+            }
         }
     }
 
@@ -269,6 +341,7 @@ impl Compiler {
             Some(Object::Pod(pod)) => Some(pod),
             _ => None,
         };
+        self.services.pods_changed(&self.state, &key.name.namespace);
         let (old, new) = (of(old), of(new));
         let both = || old.iter().chain(&new);
         if self.is_attached(&key.name) || both().any(|pod| pod.host_network) {
@@ -319,6 +392,9 @@ impl Compiler {
             for ip in &pod.ips {
                 owners.claim(*ip, owner.clone());
             }
+        }
+        for vip in self.services.vips() {
+            owners.claim(vip, Owner::Service);
         }
         owners
     }

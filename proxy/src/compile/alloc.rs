@@ -2,13 +2,13 @@
 //! only in the update after the one that gave them up, when no program can
 //! still hold them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 #[derive(Clone, Debug)]
 pub(super) struct Ranges {
     /// Base -> length, neither empty nor adjoining.
     free: BTreeMap<u32, u32>,
-    given_up: Vec<(u32, u32)>,
+    given_up: BTreeSet<(u32, u32)>,
 }
 
 impl Ranges {
@@ -16,7 +16,7 @@ impl Ranges {
     pub(super) fn new(from: u32, to: u32) -> Self {
         Self {
             free: BTreeMap::from([(from, to - from)]),
-            given_up: Vec::new(),
+            given_up: BTreeSet::new(),
         }
     }
 
@@ -31,7 +31,7 @@ impl Ranges {
     }
 
     /// Takes exactly this range; `false` if part of it is taken.
-    pub(super) fn claim(&mut self, base: u32, length: u32) -> bool {
+    fn claim(&mut self, base: u32, length: u32) -> bool {
         let Some((&start, &free)) = self.free.range(..=base).next_back() else {
             return false;
         };
@@ -49,9 +49,31 @@ impl Ranges {
         true
     }
 
+    /// Numbers found in use: taken until the next [`Ranges::settle`], unless adopted.
+    pub(super) fn reserve(&mut self, base: u32, length: u32) {
+        for number in base..base.saturating_add(length) {
+            if self.claim(number, 1) {
+                self.given_up.insert((number, 1));
+            }
+        }
+    }
+
+    /// Takes over a reserved range; `false`, and nothing is taken, if part of it
+    /// was not reserved or is adopted already.
+    pub(super) fn adopt(&mut self, base: u32, length: u32) -> bool {
+        let numbers = || base..base.saturating_add(length);
+        let reserved = numbers().all(|number| self.given_up.contains(&(number, 1)));
+        if reserved {
+            for number in numbers() {
+                self.given_up.remove(&(number, 1));
+            }
+        }
+        reserved
+    }
+
     /// The range is no longer used; it is free from the next [`Ranges::settle`] on.
     pub(super) fn give_up(&mut self, base: u32, length: u32) {
-        self.given_up.push((base, length));
+        self.given_up.insert((base, length));
     }
 
     /// A new update begins: what the last one gave up is free.
@@ -92,6 +114,17 @@ mod tests {
         ranges.give_up(6, 4);
         ranges.settle();
         assert_eq!(ranges.take(8), Some(2));
+    }
+
+    #[test]
+    fn a_reserved_number_is_adopted_or_free_one_update_later() {
+        let mut ranges = Ranges::new(1, 5);
+        ranges.reserve(0, 4);
+        assert_eq!((ranges.take(1), ranges.take(1)), (Some(4), None));
+        assert!(ranges.adopt(2, 2));
+        assert!(!ranges.adopt(2, 1) && !ranges.adopt(1, 2));
+        ranges.settle();
+        assert_eq!((ranges.take(1), ranges.take(1)), (Some(1), None));
     }
 
     #[test]

@@ -19,11 +19,13 @@ use super::tables::Tables;
 use super::{Attachment, Attachments, Problem};
 use crate::model::{Namespace, NetworkPolicy, ObjectName, Pod, State};
 
+mod adopt;
 pub(super) mod atom;
 pub(super) mod class;
 pub(super) mod rule;
 pub(super) mod set;
 
+use adopt::{Found, first_peer, last_peer};
 use atom::{AtomId, Atoms};
 use class::{Classes, NameId, Signature};
 pub use rule::Direction;
@@ -63,6 +65,9 @@ pub(super) struct PolicyCompiler {
     current: BTreeSet<AtomId>,
     indexed: BTreeSet<AtomId>,
     pub(super) names: Names,
+    /// Names that the policies in force refer to.
+    current_names: BTreeSet<NameId>,
+    /// Those, and those of the state before.
     names_in_use: Vec<NameId>,
     pub(super) classes: Classes,
     sets: HashMap<Arc<Spec>, LiveSet>,
@@ -74,6 +79,7 @@ pub(super) struct PolicyCompiler {
     nothing_labelled: Namespace,
     /// Classes that some set still lacks the bits of, for want of room.
     pending: Vec<u32>,
+    found: Option<Found>,
 }
 
 /// What the compilers read.
@@ -91,6 +97,7 @@ impl Default for PolicyCompiler {
             current: BTreeSet::new(),
             indexed: BTreeSet::new(),
             names: Names::default(),
+            current_names: BTreeSet::new(),
             names_in_use: Vec::new(),
             classes: Classes::default(),
             sets: HashMap::new(),
@@ -99,6 +106,7 @@ impl Default for PolicyCompiler {
             universe: BTreeMap::new(),
             nothing_labelled: Namespace::default(),
             pending: Vec::new(),
+            found: None,
         }
     }
 }
@@ -110,30 +118,6 @@ impl PolicyCompiler {
         self.set_numbers.settle();
     }
 
-    /// Numbers that `tables`, found in the kernel, refer to are not handed out
-    /// before those references are gone.
-    pub(super) fn reserve(&mut self, tables: &Tables) {
-        let addresses = tables.addresses.iter().map(|(_, address)| address.class);
-        let cidrs = tables.cidrs.iter().map(|(_, class)| class);
-        let peers = tables.peers.iter().map(|(key, _)| key.class);
-        let endpoints = tables
-            .endpoints
-            .iter()
-            .flat_map(|(_, e)| [e.class_v4, e.class_v6]);
-        let classes = addresses.chain(cidrs).chain(peers).chain(endpoints);
-        self.classes.reserve(&classes.collect());
-        let sets = tables.sets.iter().map(|(index, _)| index);
-        let words = tables.peers.iter().map(|(key, _)| key.word);
-        let endpoints = tables.endpoints.iter();
-        let endpoints = endpoints.flat_map(|(_, e)| [e.ingress_set, e.egress_set]);
-        let used: BTreeSet<u32> = sets.chain(words).chain(endpoints).collect();
-        for index in used {
-            if self.set_numbers.claim(index, 1) {
-                self.set_numbers.give_up(index, 1);
-            }
-        }
-    }
-
     /// Everything anew but the numbers, which stay where they can. Returns the
     /// bits that sets on their way out need for new classes.
     pub(super) fn rebuild(
@@ -143,11 +127,16 @@ impl PolicyCompiler {
         problems: &mut Vec<Problem>,
     ) -> Vec<(PeerKey, u64)> {
         self.isolate(inputs);
+        self.adopt_classes(inputs);
         let used_classes = self.classify_all(inputs, tables, problems);
         let fresh = self.take_fresh();
+        if let Some(found) = &mut self.found {
+            found.fresh = fresh.iter().copied().collect();
+        }
         self.add_fresh(&fresh, tables, problems);
         let retired = self.build_sets(tables, problems);
-        let bridge = self.retire(&retired, &fresh, tables);
+        let mut bridge = self.retire(&retired, &fresh, tables);
+        bridge.extend(self.sweep(&fresh, tables));
         for class in self.classes.retain(&used_classes) {
             for live in self.sets.values() {
                 for word in live.base..live.base + live.compiled.words() {
@@ -180,7 +169,8 @@ impl PolicyCompiler {
             PortMatch::Range(..) => None,
         });
         let names: BTreeSet<NameId> = names.collect();
-        self.names_in_use = names.into_iter().collect();
+        self.names_in_use = names.union(&self.current_names).copied().collect();
+        self.current_names = names;
         let kept: BTreeSet<AtomId> = atoms.union(&self.current).copied().collect();
         if kept != self.indexed || self.atoms.len() != kept.len() {
             self.atoms.retain(&kept);
@@ -309,15 +299,11 @@ impl PolicyCompiler {
 
     /// What the map says of an address that `owner` owns.
     fn address(&mut self, inputs: Inputs<'_>, ip: IpAddr, owner: &Owner) -> Address {
-        let (kind, slot, pod) = match owner {
-            Owner::Endpoint(slot) => {
-                let subject = self.subjects.get(slot);
-                let pod = subject.and_then(|subject| subject.pod.clone());
-                (kind::LOCAL_POD, *slot, pod)
-            }
-            Owner::Node { is_remote: false } => (kind::LOCAL_NODE, 0, None),
-            Owner::Node { is_remote: true } => (kind::REMOTE_NODE, 0, None),
-            Owner::Pod { name, .. } => (kind::REMOTE_POD, 0, inputs.state.pods.get(name).cloned()),
+        let (kind, slot) = match owner {
+            Owner::Endpoint(slot) => (kind::LOCAL_POD, *slot),
+            Owner::Node { is_remote: false } => (kind::LOCAL_NODE, 0),
+            Owner::Node { is_remote: true } => (kind::REMOTE_NODE, 0),
+            Owner::Pod { .. } => (kind::REMOTE_POD, 0),
             Owner::Service => {
                 return Address {
                     class: 0,
@@ -326,9 +312,19 @@ impl PolicyCompiler {
                 };
             }
         };
+        let pod = self.pod_of(inputs, owner);
         let signature = self.signature(inputs.state, ip, pod.as_deref());
         let class = self.classes.number(signature);
         Address { class, slot, kind }
+    }
+
+    /// The pod that selectors look at.
+    fn pod_of(&self, inputs: Inputs<'_>, owner: &Owner) -> Option<Arc<Pod>> {
+        match owner {
+            Owner::Endpoint(slot) => self.subjects.get(slot)?.pod.clone(),
+            Owner::Pod { name, .. } => inputs.state.pods.get(name).cloned(),
+            Owner::Node { .. } | Owner::Service => None,
+        }
     }
 
     /// What the questions in use say of an address, and of the pod that has it.
@@ -403,15 +399,18 @@ impl PolicyCompiler {
         for (slot, direction, wanted) in wanted {
             let set = match wanted {
                 Wanted::Ready(set) => set,
-                Wanted::Set(spec) => self.set(spec, tables).unwrap_or_else(|full| {
-                    let pod = self.subjects.get(&slot).and_then(|s| s.pod.as_ref());
-                    problems.push(Problem::SetFull {
-                        pod: pod.map(|pod| pod.name.clone()).unwrap_or_default(),
-                        direction,
-                        full,
-                    });
-                    abi::SET_CLOSED
-                }),
+                Wanted::Set(spec) => {
+                    self.set(spec, (slot, direction), tables)
+                        .unwrap_or_else(|full| {
+                            let pod = self.subjects.get(&slot).and_then(|s| s.pod.as_ref());
+                            problems.push(Problem::SetFull {
+                                pod: pod.map(|pod| pod.name.clone()).unwrap_or_default(),
+                                direction,
+                                full,
+                            });
+                            abi::SET_CLOSED
+                        })
+                }
             };
             used.insert(set);
             let mut endpoint = tables.endpoints.get(&slot).unwrap_or_default();
@@ -465,27 +464,32 @@ impl PolicyCompiler {
     }
 
     /// The index of the set of this specification, made if there is none.
-    fn set(&mut self, spec: Spec, tables: &mut Tables) -> Result<u32, &'static str> {
+    fn set(
+        &mut self,
+        spec: Spec,
+        wanted_by: (u32, Direction),
+        tables: &mut Tables,
+    ) -> Result<u32, &'static str> {
         if let Some(live) = self.sets.get(&spec) {
             return Ok(live.base);
         }
         let compiled = Compiled::new(&spec).ok_or("port classes")?;
+        let adopted = self.found_set(wanted_by);
+        let adopted = adopted.filter(|base| self.adopt_set(&compiled, *base));
         let (ports, ranges) = compiled.port_entries();
-        if tables.ports.len() + ports > size(bound::POLICY_PORTS) {
+        if adopted.is_none() && tables.ports.len() + ports > size(bound::POLICY_PORTS) {
             return Err(abi::pin::POLICY_PORTS);
         }
-        if tables.ranges.len() + ranges > size(bound::POLICY_RANGES) {
+        if adopted.is_none() && tables.ranges.len() + ranges > size(bound::POLICY_RANGES) {
             return Err(abi::pin::POLICY_RANGES);
         }
-        let base = self
-            .set_numbers
-            .take(compiled.words())
-            .ok_or(abi::pin::POLICY_SETS)?;
+        let base = adopted.or_else(|| self.set_numbers.take(compiled.words()));
+        let base = base.ok_or(abi::pin::POLICY_SETS)?;
         let classes = self.classes.iter();
         let entries: Vec<_> = classes
             .flat_map(|(class, signature)| compiled.peer_entries(base, class, signature))
             .collect();
-        if tables.peers.len() + entries.len() > size(bound::POLICY_PEERS) {
+        if adopted.is_none() && tables.peers.len() + entries.len() > size(bound::POLICY_PEERS) {
             self.set_numbers.give_up(base, compiled.words());
             return Err(abi::pin::POLICY_PEERS);
         }
@@ -495,6 +499,14 @@ impl PolicyCompiler {
         compiled.write(tables, base, true);
         self.sets.insert(Arc::new(spec), LiveSet { base, compiled });
         Ok(base)
+    }
+
+    fn found_set(&self, (slot, direction): (u32, Direction)) -> Option<u32> {
+        let endpoint = self.found.as_ref()?.tables.endpoints.get(&slot)?;
+        Some(match direction {
+            Direction::Ingress => endpoint.ingress_set,
+            Direction::Egress => endpoint.egress_set,
+        })
     }
 
     fn retire(
@@ -519,14 +531,8 @@ impl PolicyCompiler {
                 }
             }
             for word in set.base..set.base + words {
-                let (from, to) = (
-                    PeerKey { word, class: 0 },
-                    PeerKey {
-                        word,
-                        class: u32::MAX,
-                    },
-                );
-                let keys: Vec<_> = tables.peers.range(from, to).map(|(key, _)| key).collect();
+                let entries = tables.peers.range(first_peer(word), last_peer(word));
+                let keys: Vec<_> = entries.map(|(key, _)| key).collect();
                 for key in keys {
                     tables.peers.set(key, None);
                 }

@@ -54,12 +54,19 @@ impl Classes {
         self.numbers.settle();
     }
 
-    /// These numbers are in use in the kernel, for what we do not know.
+    /// These numbers are in use in the kernel.
     pub(crate) fn reserve(&mut self, numbers: &BTreeSet<u32>) {
         for number in numbers {
-            if self.numbers.claim(*number, 1) {
-                self.numbers.give_up(*number, 1);
-            }
+            self.numbers.reserve(*number, 1);
+        }
+    }
+
+    /// A reserved number goes on standing for these addresses.
+    pub(crate) fn adopt(&mut self, signature: Signature, id: u32) {
+        if !self.ids.contains_key(&signature) && self.numbers.adopt(id, 1) {
+            let signature = Arc::new(signature);
+            self.ids.insert(Arc::clone(&signature), id);
+            self.signatures.insert(id, signature);
         }
     }
 
@@ -76,11 +83,6 @@ impl Classes {
         self.signatures.insert(id, signature);
         self.fresh.push(id);
         id
-    }
-
-    /// The number of this signature, if it has one already.
-    pub(crate) fn find(&self, signature: &Signature) -> Option<u32> {
-        self.ids.get(signature).copied()
     }
 
     pub(crate) fn signature(&self, id: u32) -> Option<&Arc<Signature>> {

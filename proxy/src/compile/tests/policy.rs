@@ -106,7 +106,7 @@ fn expected(compiler: &Compiler, probe: Probe) -> bool {
     };
     let peer = End {
         ip: probe.peer,
-        pod: pod.map(std::convert::AsRef::as_ref),
+        pod: pod.map(AsRef::as_ref),
     };
     naive::allows(
         state,
@@ -265,4 +265,71 @@ fn a_pod_elsewhere_is_one_hash_write() {
             if *ip == v4(101) && a.kind == kind::REMOTE_POD),
         "{writes:?}"
     );
+}
+
+/// A compiler that starts with what the maps of `old` hold, and its first writes.
+fn restarted(old: &Compiler, extra: Vec<Input>) -> (Compiler, Vec<Write>) {
+    let mut compiler = Compiler::adopt(NODE, old.tables().clone());
+    let mut inputs = world::inputs_of(old);
+    inputs.extend(extra);
+    let writes = step(&mut compiler, inputs);
+    (compiler, writes)
+}
+
+#[test]
+fn a_restart_writes_nothing_where_nothing_changed() {
+    for_seeds(60, |seed| {
+        let mut random = Random(seed);
+        let mut compiler = Compiler::new(NODE);
+        for _ in 0..6 {
+            let events = (0..10).map(|_| world::event(&mut random)).collect();
+            step(&mut compiler, events);
+        }
+        for _ in 0..2 {
+            compiler.stale = true;
+            step(&mut compiler, vec![]);
+        }
+        let (mut again, writes) = restarted(&compiler, vec![]);
+        assert_eq!(writes, []);
+        check_verdicts(&again, &mut random);
+        // And it goes on from there.
+        let events = (0..10).map(|_| world::event(&mut random)).collect();
+        step(&mut again, events);
+        check_verdicts(&again, &mut random);
+    });
+}
+
+#[test]
+fn a_change_during_a_restart_judges_as_the_old_or_the_new_state() {
+    for_seeds(120, |seed| {
+        let mut random = Random(seed);
+        let mut compiler = Compiler::new(NODE);
+        for _ in 0..3 {
+            let events = (0..15).map(|_| world::event(&mut random)).collect();
+            step(&mut compiler, events);
+        }
+        let old = compiler.tables().clone();
+        let mut mirror = old.clone();
+        let (new, writes) = restarted(&compiler, vec![world::event(&mut random)]);
+        let to_itself = |probe: &Probe| new.owner(probe.peer) == Some(&Owner::Endpoint(probe.slot));
+        let mut probes = probes(&new, &mut random, 300);
+        probes.retain(|probe| judge(&old, *probe).is_some() && !to_itself(probe));
+        for write in &writes {
+            mirror.apply(*write);
+            for probe in &probes {
+                let now = judge(&mirror, *probe);
+                let (before, after) = (judge(&old, *probe), judge(new.tables(), *probe));
+                // Found classes that became one may be denied for a moment.
+                let closed = now == Some(false);
+                assert!(
+                    now == before || now == after || closed,
+                    "{probe:?} {writes:#?}"
+                );
+            }
+        }
+        for write in new.tables().writes_since(&mirror) {
+            assert!(matches!(write, Write::EndpointSets { .. }), "{write:?}");
+        }
+        check_verdicts(&new, &mut random);
+    });
 }

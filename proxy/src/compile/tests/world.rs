@@ -2,7 +2,7 @@
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use crate::compile::{Attachment, Input};
+use crate::compile::{Attachment, Compiler, Input};
 use crate::model::label::{Operator, Requirement};
 use crate::model::node::NamedPort;
 use crate::model::policy::{IpBlock, Peer, Port, PortNumber, Rule};
@@ -281,4 +281,25 @@ pub(super) fn attach(index: u64, starts_open: bool) -> Input {
             starts_open,
         },
     }
+}
+
+/// Everything that a compiler has been told, as a fresh start would hear it.
+pub(super) fn inputs_of(compiler: &Compiler) -> Vec<Input> {
+    let state = compiler.state();
+    let nodes = state.nodes.values().cloned().map(Object::Node);
+    let namespaces = state.namespaces.values().cloned().map(Object::Namespace);
+    let pods = state.pods.values().cloned().map(Object::Pod);
+    let services = state.services.values().cloned().map(Object::Service);
+    let slices = state.slices.values().cloned().map(Object::EndpointSlice);
+    let policies = state.policies.values().cloned().map(Object::NetworkPolicy);
+    let objects = nodes.chain(namespaces).chain(pods);
+    let objects = objects.chain(services).chain(slices).chain(policies);
+    let mut inputs: Vec<Input> = objects.map(upsert).collect();
+    inputs.push(Input::NodeAddresses(compiler.node_addresses.clone()));
+    let attachments = compiler.attachments().iter();
+    inputs.extend(attachments.map(|(slot, attachment)| Input::Attach {
+        slot: *slot,
+        attachment: attachment.clone(),
+    }));
+    inputs
 }

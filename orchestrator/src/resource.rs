@@ -10,11 +10,17 @@ use serde_json::Value;
 
 use crate::status::{Cause, Subject};
 
+pub mod apps;
+pub mod batch;
 pub mod certificates;
+pub mod cluster;
 pub mod core;
+pub mod pod;
 pub mod rbac;
 pub mod review;
+pub mod service;
 pub mod table;
+mod template;
 
 pub use table::Column;
 
@@ -171,6 +177,8 @@ pub struct Rules {
     pub orphans: bool,
     /// Whether a deletion answers with the object instead of a `Status`.
     pub returns_deleted: bool,
+    /// Whether a create may bring a status of its own.
+    pub keeps_status: bool,
     /// Whether writes of the status may set labels too.
     pub status_writes_labels: bool,
 }
@@ -204,6 +212,7 @@ pub const PLAIN: Rules = Rules {
     terminate: |_| {},
     orphans: false,
     returns_deleted: false,
+    keeps_status: false,
     status_writes_labels: false,
 };
 
@@ -299,7 +308,18 @@ pub fn join(group: &str, version: &str) -> String {
 
 /// Every described resource, in discovery order.
 pub fn all() -> impl Iterator<Item = &'static Resource> {
-    [core::ALL, certificates::ALL, rbac::ALL, review::ALL].into_iter().flatten().copied()
+    [
+        core::ALL,
+        apps::ALL,
+        review::ALL,
+        batch::ALL,
+        certificates::ALL,
+        cluster::ALL,
+        rbac::ALL,
+    ]
+    .into_iter()
+    .flatten()
+    .copied()
 }
 
 /// Those that have objects in the store.

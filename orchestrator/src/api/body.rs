@@ -7,7 +7,7 @@ use bytes::{Bytes, BytesMut};
 use hyper::{HeaderMap, body::Body as _, header};
 use serde_json::Value;
 
-use crate::{resource::join, schema, status::Status};
+use crate::{proto, resource::join, schema, status::Status};
 
 /// Largest body that is read.
 pub(super) const BODY_BYTES_MAX: usize = 3 << 20;
@@ -107,9 +107,10 @@ pub(super) fn any(headers: &HeaderMap, body: &[u8]) -> Result<Decoded, Status> {
     let decoded = match content_type(headers).as_str() {
         "application/json" | "" => json(body)?,
         "application/yaml" => yaml(body)?,
+        proto::MEDIA_TYPE => protobuf(body)?,
         _ => {
             return Err(Status::unsupported_media_type(
-                "application/json, application/yaml",
+                "application/json, application/yaml, application/vnd.kubernetes.protobuf",
             ));
         }
     };
@@ -133,6 +134,18 @@ pub(super) fn yaml(body: &[u8]) -> Result<Decoded, Status> {
         .map_err(|error| Status::bad_request(format!("the body is not valid YAML: {error}")))?;
     Ok(Decoded {
         value,
+        duplicates: Vec::new(),
+    })
+}
+
+fn protobuf(body: &[u8]) -> Result<Decoded, Status> {
+    let decoded = proto::decode(body)
+        .map_err(|error| Status::bad_request(format!("the body is not valid: {error}")))?;
+    if !decoded.unknown.is_empty() {
+        tracing::warn!(fields = ?decoded.unknown, "unknown protobuf fields are dropped");
+    }
+    Ok(Decoded {
+        value: decoded.value,
         duplicates: Vec::new(),
     })
 }

@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 
 use super::{accept, respond};
 use crate::{
+    openapi,
     resource::{self, Resource, join},
     status::Status,
 };
@@ -56,11 +57,23 @@ pub(super) fn answer(path: &str, parts: &Parts, address: &str) -> Result<Respons
                 .ok_or_else(|| no_such_group(&join(group, version)))?;
             Ok(resource_list(group, version))
         }
+        ["openapi", "v3"] => Ok(respond::json(StatusCode::OK, openapi::root(BUILD))),
+        ["openapi", "v3", "api", "v1"] => openapi_document("", "v1"),
+        ["openapi", "v3", "apis", group, version] => openapi_document(group, version),
         [""] => Ok(root()),
         _ => Err(Status::no_such_resource(
             "the server could not find the requested resource",
         )),
     }
+}
+
+/// Names this build in the documents' addresses, which clients may cache.
+const BUILD: &str = env!("CARGO_PKG_VERSION");
+
+fn openapi_document(group: &str, version: &str) -> Result<Response<Body>, Status> {
+    let document = openapi::document(group, version, BUILD)
+        .ok_or_else(|| no_such_group(&join(group, version)))?;
+    Ok(respond::json(StatusCode::OK, document))
 }
 
 fn named_groups() -> impl Iterator<Item = (&'static str, &'static str)> {

@@ -38,7 +38,7 @@ impl Registry {
         if let Some(prefix) = &prefix {
             object["metadata"]["name"] = json!(metadata::generate_name(prefix)?);
         }
-        if resource.has_status() {
+        if resource.has_status() && !resource.rules.keeps_status {
             drop(object.as_object_mut().and_then(|map| map.remove("status")));
         }
         (resource.rules.create)(&mut object);

@@ -3,13 +3,457 @@
 use serde_json::{Value, json};
 
 use super::{
-    Causes, NameRule, PLAIN, Resource, Rules, SelectableField, Subresource,
+    Causes, NameRule, PLAIN, REVIEW_VERBS, Resource, Rules, SelectableField, Subresource, pod,
+    service,
     table::{self, AGE_COLUMN, Column},
 };
 use crate::status::Cause;
 
 /// `v1`.
-pub const ALL: &[&Resource] = &[&NAMESPACE, &CONFIG_MAP];
+pub const ALL: &[&Resource] = &[
+    &BINDING,
+    &CONFIG_MAP,
+    &ENDPOINTS,
+    &EVENT,
+    &LIMIT_RANGE,
+    &NAMESPACE,
+    &NODE,
+    &PERSISTENT_VOLUME_CLAIM,
+    &PERSISTENT_VOLUME,
+    &pod::POD,
+    &pod::POD_TEMPLATE,
+    &REPLICATION_CONTROLLER,
+    &RESOURCE_QUOTA,
+    &SECRET,
+    &SERVICE_ACCOUNT,
+    &service::SERVICE,
+];
+
+/// Assigns pods to nodes; posted, never stored.
+pub static BINDING: Resource = Resource {
+    verbs: REVIEW_VERBS,
+    ..Resource::namespaced("bindings", "", "Binding", "bindings", "binding")
+};
+
+/// Addresses behind a Service, the old form.
+pub static ENDPOINTS: Resource = Resource {
+    short_names: &["ep"],
+    columns: &[
+        Column::text("Endpoints", |o, _| service::endpoints_cell(o)),
+        AGE_COLUMN,
+    ],
+    ..Resource::namespaced("endpoints", "", "Endpoints", "endpoints", "endpoints")
+};
+
+/// Limits and defaults of a namespace's containers; kept, not enforced.
+pub static LIMIT_RANGE: Resource = Resource {
+    short_names: &["limits"],
+    columns: &[Column::text("Created At", |o, _| {
+        o["metadata"]["creationTimestamp"].clone()
+    })],
+    ..Resource::namespaced("limitranges", "", "LimitRange", "limitranges", "limitrange")
+};
+
+/// Bounds of what a namespace may hold; kept, not enforced.
+pub static RESOURCE_QUOTA: Resource = Resource {
+    short_names: &["quota"],
+    subresources: &[Subresource::status("", "ResourceQuota")],
+    ..Resource::namespaced(
+        "resourcequotas",
+        "",
+        "ResourceQuota",
+        "resourcequotas",
+        "resourcequota",
+    )
+};
+
+/// What happened; core and events.k8s.io show the same objects.
+pub static EVENT: Resource = Resource {
+    short_names: &["ev"],
+    fields: EVENT_FIELDS,
+    columns: &[
+        Column::text("Last Seen", |o, now| last_seen(o, now)),
+        Column::text("Type", |o, _| table::text_or(o, "/type", "")),
+        Column::text("Reason", |o, _| table::text_or(o, "/reason", "")),
+        Column::text("Object", |o, _| {
+            let object = &o["involvedObject"];
+            let kind = object["kind"].as_str().unwrap_or_default().to_lowercase();
+            Value::from(format!(
+                "{kind}/{}",
+                object["name"].as_str().unwrap_or_default()
+            ))
+        }),
+        Column::text("Subobject", |o, _| {
+            table::text_or(o, "/involvedObject/fieldPath", "")
+        })
+        .wide(),
+        Column::text("Source", |o, _| table::text_or(o, "/source/component", "")).wide(),
+        Column::text("Message", |o, _| {
+            Value::from(o["message"].as_str().unwrap_or_default().trim())
+        }),
+        Column::text("First Seen", |o, now| {
+            table::since(&o["firstTimestamp"], now)
+        })
+        .wide(),
+        Column::integer("Count", |o, _| {
+            Value::from(table::count(o, "/count").max(1))
+        })
+        .wide(),
+    ],
+    ..Resource::namespaced("events", "", "Event", "events", "event")
+};
+
+/// Fields by which events are selected.
+pub const EVENT_FIELDS: &[SelectableField] = &[
+    SelectableField::text("involvedObject.kind"),
+    SelectableField::text("involvedObject.namespace"),
+    SelectableField::text("involvedObject.name"),
+    SelectableField::text("involvedObject.uid"),
+    SelectableField::text("involvedObject.apiVersion"),
+    SelectableField::text("involvedObject.resourceVersion"),
+    SelectableField::text("involvedObject.fieldPath"),
+    SelectableField::text("reason"),
+    SelectableField::text("reportingComponent"),
+    SelectableField {
+        name: "source",
+        pointer: "source.component",
+        default: "",
+    },
+    SelectableField::text("type"),
+];
+
+fn last_seen(event: &Value, now: jiff::Timestamp) -> Value {
+    let stamps = [
+        &event["series"]["lastObservedTime"],
+        &event["lastTimestamp"],
+        &event["eventTime"],
+        &event["metadata"]["creationTimestamp"],
+    ];
+    let newest = stamps
+        .into_iter()
+        .find(|stamp| stamp.is_string())
+        .unwrap_or(&Value::Null);
+    table::since(newest, now)
+}
+
+/// A machine that runs pods.
+pub static NODE: Resource = Resource {
+    short_names: &["no"],
+    subresources: &[Subresource::status("", "Node")],
+    fields: &[SelectableField {
+        name: "spec.unschedulable",
+        pointer: "spec.unschedulable",
+        default: "false",
+    }],
+    columns: &[
+        Column::text("Status", |o, _| node_status(o)),
+        Column::text("Roles", |o, _| node_roles(o)),
+        AGE_COLUMN,
+        Column::text("Version", |o, _| {
+            table::text_or(o, "/status/nodeInfo/kubeletVersion", "")
+        }),
+        Column::text("Internal-IP", |o, _| node_address(o, "InternalIP")).wide(),
+        Column::text("External-IP", |o, _| node_address(o, "ExternalIP")).wide(),
+        Column::text("OS-Image", |o, _| {
+            table::text_or(o, "/status/nodeInfo/osImage", "<unknown>")
+        })
+        .wide(),
+        Column::text("Kernel-Version", |o, _| {
+            table::text_or(o, "/status/nodeInfo/kernelVersion", "<unknown>")
+        })
+        .wide(),
+        Column::text("Container-Runtime", |o, _| {
+            table::text_or(o, "/status/nodeInfo/containerRuntimeVersion", "<unknown>")
+        })
+        .wide(),
+    ],
+    rules: Rules {
+        status_writes_labels: true,
+        // Upstream lets a node register with its status.
+        keeps_status: true,
+        ..PLAIN
+    },
+    ..Resource::cluster("nodes", "", "Node", "nodes", "node")
+};
+
+fn node_status(node: &Value) -> Value {
+    let conditions = node["status"]["conditions"]
+        .as_array()
+        .into_iter()
+        .flatten();
+    let ready = conditions
+        .filter(|c| c["type"] == "Ready")
+        .map(|c| c["status"] == "True")
+        .next();
+    let mut text = match ready {
+        Some(true) => "Ready".to_owned(),
+        Some(false) => "NotReady".to_owned(),
+        None => "Unknown".to_owned(),
+    };
+    if node["spec"]["unschedulable"] == json!(true) {
+        text.push_str(",SchedulingDisabled");
+    }
+    text.into()
+}
+
+fn node_roles(node: &Value) -> Value {
+    let labels = node["metadata"]["labels"].as_object().into_iter().flatten();
+    let mut roles: Vec<&str> = labels
+        .filter_map(
+            |(key, value)| match key.strip_prefix("node-role.kubernetes.io/") {
+                Some(role) if !role.is_empty() => Some(role),
+                _ if key == "kubernetes.io/role" => value.as_str(),
+                _ => None,
+            },
+        )
+        .collect();
+    roles.sort_unstable();
+    if roles.is_empty() {
+        "<none>".into()
+    } else {
+        roles.join(",").into()
+    }
+}
+
+fn node_address(node: &Value, kind: &str) -> Value {
+    let addresses = node["status"]["addresses"].as_array().into_iter().flatten();
+    let mut found = addresses.filter(|a| a["type"] == kind);
+    found
+        .next()
+        .map_or_else(|| "<none>".into(), |address| address["address"].clone())
+}
+
+/// A claim to storage.
+pub static PERSISTENT_VOLUME_CLAIM: Resource = Resource {
+    short_names: &["pvc"],
+    subresources: &[Subresource::status("", "PersistentVolumeClaim")],
+    columns: &[
+        Column::text("Status", |o, _| phase(o)),
+        Column::text("Volume", |o, _| table::text_or(o, "/spec/volumeName", "")),
+        Column::text("Capacity", |o, _| {
+            table::text_or(o, "/status/capacity/storage", "")
+        }),
+        Column::text("Access Modes", |o, _| {
+            access_modes(&o["status"]["accessModes"])
+        }),
+        Column::text("StorageClass", |o, _| {
+            table::text_or(o, "/spec/storageClassName", "")
+        }),
+        Column::text("VolumeAttributesClass", |o, _| {
+            table::text_or(o, "/spec/volumeAttributesClassName", "<unset>")
+        }),
+        AGE_COLUMN,
+        Column::text("VolumeMode", |o, _| {
+            table::text_or(o, "/spec/volumeMode", "<unset>")
+        })
+        .wide(),
+    ],
+    rules: Rules {
+        returns_deleted: true,
+        create: |o| o["status"] = json!({"phase": "Pending"}),
+        ..PLAIN
+    },
+    ..Resource::namespaced(
+        "persistentvolumeclaims",
+        "",
+        "PersistentVolumeClaim",
+        "persistentvolumeclaims",
+        "persistentvolumeclaim",
+    )
+};
+
+/// A piece of storage.
+pub static PERSISTENT_VOLUME: Resource = Resource {
+    short_names: &["pv"],
+    subresources: &[Subresource::status("", "PersistentVolume")],
+    columns: &[
+        Column::text("Capacity", |o, _| {
+            table::text_or(o, "/spec/capacity/storage", "")
+        }),
+        Column::text("Access Modes", |o, _| {
+            access_modes(&o["spec"]["accessModes"])
+        }),
+        Column::text("Reclaim Policy", |o, _| {
+            table::text_or(o, "/spec/persistentVolumeReclaimPolicy", "")
+        }),
+        Column::text("Status", |o, _| phase(o)),
+        Column::text("Claim", |o, _| {
+            let claim = &o["spec"]["claimRef"];
+            match (claim["namespace"].as_str(), claim["name"].as_str()) {
+                (Some(namespace), Some(name)) => format!("{namespace}/{name}").into(),
+                _ => "".into(),
+            }
+        }),
+        Column::text("StorageClass", |o, _| {
+            table::text_or(o, "/spec/storageClassName", "")
+        }),
+        Column::text("VolumeAttributesClass", |o, _| {
+            table::text_or(o, "/spec/volumeAttributesClassName", "<unset>")
+        }),
+        Column::text("Reason", |o, _| table::text_or(o, "/status/reason", "")),
+        AGE_COLUMN,
+        Column::text("VolumeMode", |o, _| {
+            table::text_or(o, "/spec/volumeMode", "<unset>")
+        })
+        .wide(),
+    ],
+    rules: Rules {
+        returns_deleted: true,
+        create: |o| o["status"] = json!({"phase": "Pending"}),
+        ..PLAIN
+    },
+    ..Resource::cluster(
+        "persistentvolumes",
+        "",
+        "PersistentVolume",
+        "persistentvolumes",
+        "persistentvolume",
+    )
+};
+
+/// The phase, or that the object is going.
+fn phase(object: &Value) -> Value {
+    if object["metadata"]["deletionTimestamp"].is_string() {
+        return "Terminating".into();
+    }
+    table::text_or(object, "/status/phase", "")
+}
+
+fn access_modes(modes: &Value) -> Value {
+    let short = |mode: &str| match mode {
+        "ReadWriteOnce" => "RWO",
+        "ReadOnlyMany" => "ROX",
+        "ReadWriteMany" => "RWX",
+        "ReadWriteOncePod" => "RWOP",
+        _ => "",
+    };
+    let modes = modes
+        .as_array()
+        .into_iter()
+        .flatten()
+        .filter_map(Value::as_str);
+    modes.map(short).collect::<Vec<_>>().join(",").into()
+}
+
+/// The oldest way to keep pods running; kept, and scaled by clients.
+pub static REPLICATION_CONTROLLER: Resource = Resource {
+    short_names: &["rc"],
+    categories: &["all"],
+    subresources: &[
+        Subresource::scale(),
+        Subresource::status("", "ReplicationController"),
+    ],
+    fields: &[SelectableField {
+        name: "status.replicas",
+        pointer: "status.replicas",
+        default: "0",
+    }],
+    columns: super::apps::REPLICA_COLUMNS,
+    generation: true,
+    rules: Rules {
+        orphans: true,
+        ..PLAIN
+    },
+    ..Resource::namespaced(
+        "replicationcontrollers",
+        "",
+        "ReplicationController",
+        "replicationcontrollers",
+        "replicationcontroller",
+    )
+};
+
+/// Settings that are not shown around.
+pub static SECRET: Resource = Resource {
+    fields: &[SelectableField::text("type")],
+    columns: &[
+        Column::text("Type", |o, _| table::text_or(o, "/type", "")),
+        Column::integer("Data", |o, _| {
+            o["data"].as_object().map_or(0, serde_json::Map::len).into()
+        }),
+        AGE_COLUMN,
+    ],
+    rules: Rules {
+        default: |o| {
+            if o["type"].as_str().unwrap_or_default().is_empty() {
+                o["type"] = json!("Opaque");
+            }
+            // Plain text is for writing only.
+            let plain = o.as_object_mut().and_then(|map| map.remove("stringData"));
+            for (key, value) in plain
+                .as_ref()
+                .and_then(Value::as_object)
+                .into_iter()
+                .flatten()
+            {
+                use base64::{Engine as _, engine::general_purpose::STANDARD};
+                o["data"][key] = STANDARD.encode(value.as_str().unwrap_or_default()).into();
+            }
+        },
+        validate: validate_secret,
+        validate_update: |new, old, causes| {
+            if new["type"] != old["type"] {
+                causes.push(Cause::invalid("type", &new["type"], "field is immutable"));
+            }
+            immutable_data(new, old, causes);
+        },
+        ..PLAIN
+    },
+    ..Resource::namespaced("secrets", "", "Secret", "secrets", "secret")
+};
+
+fn validate_secret(object: &Value, causes: &mut Causes) {
+    let mut total = 0;
+    for (key, value) in object["data"].as_object().into_iter().flatten() {
+        if let Some(why) = config_key_problem(key) {
+            causes.push(Cause::invalid(format!("data[{key}]"), &json!(key), why));
+        }
+        total += value.as_str().map_or(0, str::len) / 4 * 3;
+    }
+    if total > DATA_BYTES_MAX {
+        causes.push(Cause::too_long("data", DATA_BYTES_MAX));
+    }
+    let needed: &[&str] = match object["type"].as_str().unwrap_or_default() {
+        "kubernetes.io/tls" => &["tls.crt", "tls.key"],
+        "kubernetes.io/dockerconfigjson" => &[".dockerconfigjson"],
+        "kubernetes.io/dockercfg" => &[".dockercfg"],
+        "kubernetes.io/ssh-auth" => &["ssh-privatekey"],
+        _ => &[],
+    };
+    for key in needed {
+        if object["data"].get(key).is_none() {
+            causes.push(Cause::required(format!("data[{key}]"), ""));
+        }
+    }
+}
+
+/// Who a pod is.
+pub static SERVICE_ACCOUNT: Resource = Resource {
+    short_names: &["sa"],
+    subresources: &[Subresource::posted(
+        "token",
+        "authentication.k8s.io",
+        "v1",
+        "TokenRequest",
+    )],
+    columns: &[
+        Column::integer("Secrets", |o, _| {
+            o["secrets"].as_array().map_or(0, Vec::len).into()
+        }),
+        AGE_COLUMN,
+    ],
+    rules: Rules {
+        returns_deleted: true,
+        ..PLAIN
+    },
+    ..Resource::namespaced(
+        "serviceaccounts",
+        "",
+        "ServiceAccount",
+        "serviceaccounts",
+        "serviceaccount",
+    )
+};
 
 /// A room for names.
 pub static NAMESPACE: Resource = Resource {

@@ -119,6 +119,7 @@ impl Api {
         let user = self
             .auth
             .authenticate(peer, &parts.headers, parts.uri.path())?;
+        let user = self.auth.impersonate(user, &parts.headers)?;
         let place = Place::find(
             &parts.method,
             parts.uri.query().unwrap_or_default(),

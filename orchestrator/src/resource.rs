@@ -154,6 +154,10 @@ impl Subresource {
 
 /// What a kind does beyond its schema. Pure functions over the JSON tree.
 #[derive(Clone, Copy, Debug)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "independent facts of a kind, not a state"
+)]
 pub struct Rules {
     /// Fills in defaults that depend on other fields; runs on every write.
     pub default: fn(&mut Value),

@@ -171,7 +171,8 @@ fn preconditions(target: Target<'_>, new: &Value, old: &Value) -> Result<(), Sta
 fn isolate(resource: &Resource, subresource: &str, new: &mut Value, old: &Value) {
     match subresource {
         "" if resource.has_status() => take(new, old, "status"),
-        "" => {}
+        // Made here out of the current object, see `scale` and `pod`.
+        "" | "scale" | "binding" => {}
         "status" => {
             let status = new.get("status").cloned();
             let metadata = new["metadata"].take();

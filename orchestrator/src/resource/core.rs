@@ -72,7 +72,7 @@ pub static EVENT: Resource = Resource {
     short_names: &["ev"],
     fields: EVENT_FIELDS,
     columns: &[
-        Column::text("Last Seen", |o, now| last_seen(o, now)),
+        Column::text("Last Seen", last_seen),
         Column::text("Type", |o, _| table::text_or(o, "/type", "")),
         Column::text("Reason", |o, _| table::text_or(o, "/reason", "")),
         Column::text("Object", |o, _| {

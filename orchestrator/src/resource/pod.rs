@@ -265,10 +265,9 @@ fn readiness_gates(pod: &Value) -> Value {
     format!("{}/{}", met.count(), gates.len()).into()
 }
 
-/// Of a pod's spec only a few fields may change.
-fn unchanged_spec(new: &Value, old: &Value, causes: &mut Causes) {
-    let mut allowed = new["spec"].clone();
-    let before = &old["spec"];
+/// The new spec with every field that may change set back to what it was.
+fn masked(new: &Value, before: &Value) -> Value {
+    let mut allowed = new.clone();
     for list in ["containers", "initContainers"] {
         let Some(containers) = allowed[list].as_array_mut() else {
             continue;
@@ -295,6 +294,13 @@ fn unchanged_spec(new: &Value, old: &Value, causes: &mut Causes) {
         allowed["nodeSelector"] = before["nodeSelector"].clone();
         allowed["affinity"] = before["affinity"].clone();
     }
+    allowed
+}
+
+/// Of a pod's spec only a few fields may change.
+fn unchanged_spec(new: &Value, old: &Value, causes: &mut Causes) {
+    let before = &old["spec"];
+    let allowed = masked(&new["spec"], before);
     if without_nulls(&allowed) != without_nulls(before) {
         causes.push(Cause::forbidden(
             "spec",

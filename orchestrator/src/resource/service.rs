@@ -154,6 +154,10 @@ fn validate_service(object: &Value, causes: &mut Causes) {
             ));
         }
     }
+    validate_addresses(spec, causes);
+}
+
+fn validate_addresses(spec: &Value, causes: &mut Causes) {
     for (index, address) in spec["clusterIPs"]
         .as_array()
         .into_iter()

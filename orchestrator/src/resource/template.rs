@@ -172,7 +172,7 @@ fn downward_items(source: Option<&mut Value>) {
     }
 }
 
-/// Guaranteed, Burstable or BestEffort, by requests and limits.
+/// The quality-of-service class, by requests and limits.
 pub(super) fn qos_class(spec: &Value) -> &'static str {
     let (mut any, mut guaranteed) = (false, true);
     for list in ["containers", "initContainers"] {

@@ -15,10 +15,12 @@ pub mod batch;
 pub mod certificates;
 pub mod cluster;
 pub mod core;
+pub mod node;
 pub mod pod;
 pub mod rbac;
 pub mod review;
 pub mod service;
+pub mod storage;
 pub mod table;
 mod template;
 

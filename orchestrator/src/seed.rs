@@ -9,8 +9,8 @@ use crate::{
     registry::{DeleteOptions, Target, client::Client},
     resource::{
         Resource,
-        auth::{CLUSTER_ROLE, CLUSTER_ROLE_BINDING, ROLE},
         core::NAMESPACE,
+        rbac::{CLUSTER_ROLE, CLUSTER_ROLE_BINDING, ROLE},
     },
     status::Status,
 };

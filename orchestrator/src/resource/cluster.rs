@@ -1,4 +1,4 @@
-//! Leases, slices of endpoints, network policies, storage classes.
+//! Leases, slices of endpoints, network policies.
 
 use serde_json::{Value, json};
 
@@ -12,7 +12,12 @@ use super::{
 use crate::status::Cause;
 
 /// coordination, discovery, networking, storage.
-pub const ALL: &[&Resource] = &[&LEASE, &ENDPOINT_SLICE, &NETWORK_POLICY, &STORAGE_CLASS];
+pub const ALL: &[&Resource] = &[
+    &LEASE,
+    &ENDPOINT_SLICE,
+    &NETWORK_POLICY,
+    &super::storage::STORAGE_CLASS,
+];
 
 /// Where the Leases of nodes live: in memory, since they are renewed all the time.
 pub const NODE_LEASES: &str = "kube-node-lease";
@@ -339,74 +344,3 @@ impl Prefix {
         self.six == other.six && other.length > self.length && (self.bits ^ other.bits) & mask == 0
     }
 }
-
-/// How storage is made.
-pub static STORAGE_CLASS: Resource = Resource {
-    short_names: &["sc"],
-    columns: &[
-        Column::text("Provisioner", |o, _| table::text_or(o, "/provisioner", "")),
-        Column::text("ReclaimPolicy", |o, _| {
-            table::text_or(o, "/reclaimPolicy", "Delete")
-        }),
-        Column::text("VolumeBindingMode", |o, _| {
-            table::text_or(o, "/volumeBindingMode", "Immediate")
-        }),
-        Column::text("AllowVolumeExpansion", |o, _| {
-            table::text_or(o, "/allowVolumeExpansion", "false")
-        }),
-        AGE_COLUMN,
-    ],
-    rules: Rules {
-        default: |o| {
-            fill(o, "reclaimPolicy", || json!("Delete"));
-            fill(o, "volumeBindingMode", || json!("Immediate"));
-        },
-        validate: |o, causes| {
-            if o["provisioner"].as_str().unwrap_or_default().is_empty() {
-                causes.push(Cause::required("provisioner", ""));
-            }
-            let policies = &["Delete", "Retain"];
-            if o["reclaimPolicy"]
-                .as_str()
-                .is_none_or(|p| !policies.contains(&p))
-            {
-                causes.push(Cause::not_supported(
-                    "reclaimPolicy",
-                    &o["reclaimPolicy"],
-                    policies,
-                ));
-            }
-            let modes = &["Immediate", "WaitForFirstConsumer"];
-            if o["volumeBindingMode"]
-                .as_str()
-                .is_none_or(|m| !modes.contains(&m))
-            {
-                let value = &o["volumeBindingMode"];
-                causes.push(Cause::not_supported("volumeBindingMode", value, modes));
-            }
-        },
-        validate_update: |new, old, causes| {
-            for field in [
-                "parameters",
-                "provisioner",
-                "reclaimPolicy",
-                "volumeBindingMode",
-            ] {
-                if new[field] != old[field] {
-                    causes.push(Cause::forbidden(
-                        field,
-                        "updates to this field are forbidden.",
-                    ));
-                }
-            }
-        },
-        ..PLAIN
-    },
-    ..Resource::cluster(
-        "storageclasses.storage.k8s.io",
-        "storage.k8s.io",
-        "StorageClass",
-        "storageclasses",
-        "storageclass",
-    )
-};

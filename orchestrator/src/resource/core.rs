@@ -3,8 +3,8 @@
 use serde_json::{Value, json};
 
 use super::{
-    Causes, NameRule, PLAIN, REVIEW_VERBS, Resource, Rules, SelectableField, Subresource, pod,
-    service,
+    Causes, NameRule, PLAIN, REVIEW_VERBS, Resource, Rules, SelectableField, Subresource, node,
+    pod, service, storage,
     table::{self, AGE_COLUMN, Column},
 };
 use crate::status::Cause;
@@ -17,9 +17,9 @@ pub const ALL: &[&Resource] = &[
     &EVENT,
     &LIMIT_RANGE,
     &NAMESPACE,
-    &NODE,
-    &PERSISTENT_VOLUME_CLAIM,
-    &PERSISTENT_VOLUME,
+    &node::NODE,
+    &storage::PERSISTENT_VOLUME_CLAIM,
+    &storage::PERSISTENT_VOLUME,
     &pod::POD,
     &pod::POD_TEMPLATE,
     &REPLICATION_CONTROLLER,
@@ -134,205 +134,6 @@ fn last_seen(event: &Value, now: jiff::Timestamp) -> Value {
         .find(|stamp| stamp.is_string())
         .unwrap_or(&Value::Null);
     table::since(newest, now)
-}
-
-/// A machine that runs pods.
-pub static NODE: Resource = Resource {
-    short_names: &["no"],
-    subresources: &[Subresource::status("", "Node")],
-    fields: &[SelectableField {
-        name: "spec.unschedulable",
-        pointer: "spec.unschedulable",
-        default: "false",
-    }],
-    columns: &[
-        Column::text("Status", |o, _| node_status(o)),
-        Column::text("Roles", |o, _| node_roles(o)),
-        AGE_COLUMN,
-        Column::text("Version", |o, _| {
-            table::text_or(o, "/status/nodeInfo/kubeletVersion", "")
-        }),
-        Column::text("Internal-IP", |o, _| node_address(o, "InternalIP")).wide(),
-        Column::text("External-IP", |o, _| node_address(o, "ExternalIP")).wide(),
-        Column::text("OS-Image", |o, _| {
-            table::text_or(o, "/status/nodeInfo/osImage", "<unknown>")
-        })
-        .wide(),
-        Column::text("Kernel-Version", |o, _| {
-            table::text_or(o, "/status/nodeInfo/kernelVersion", "<unknown>")
-        })
-        .wide(),
-        Column::text("Container-Runtime", |o, _| {
-            table::text_or(o, "/status/nodeInfo/containerRuntimeVersion", "<unknown>")
-        })
-        .wide(),
-    ],
-    rules: Rules {
-        status_writes_labels: true,
-        // Upstream lets a node register with its status.
-        keeps_status: true,
-        ..PLAIN
-    },
-    ..Resource::cluster("nodes", "", "Node", "nodes", "node")
-};
-
-fn node_status(node: &Value) -> Value {
-    let conditions = node["status"]["conditions"]
-        .as_array()
-        .into_iter()
-        .flatten();
-    let ready = conditions
-        .filter(|c| c["type"] == "Ready")
-        .map(|c| c["status"] == "True")
-        .next();
-    let mut text = match ready {
-        Some(true) => "Ready".to_owned(),
-        Some(false) => "NotReady".to_owned(),
-        None => "Unknown".to_owned(),
-    };
-    if node["spec"]["unschedulable"] == json!(true) {
-        text.push_str(",SchedulingDisabled");
-    }
-    text.into()
-}
-
-fn node_roles(node: &Value) -> Value {
-    let labels = node["metadata"]["labels"].as_object().into_iter().flatten();
-    let mut roles: Vec<&str> = labels
-        .filter_map(
-            |(key, value)| match key.strip_prefix("node-role.kubernetes.io/") {
-                Some(role) if !role.is_empty() => Some(role),
-                _ if key == "kubernetes.io/role" => value.as_str(),
-                _ => None,
-            },
-        )
-        .collect();
-    roles.sort_unstable();
-    if roles.is_empty() {
-        "<none>".into()
-    } else {
-        roles.join(",").into()
-    }
-}
-
-fn node_address(node: &Value, kind: &str) -> Value {
-    let addresses = node["status"]["addresses"].as_array().into_iter().flatten();
-    let mut found = addresses.filter(|a| a["type"] == kind);
-    found
-        .next()
-        .map_or_else(|| "<none>".into(), |address| address["address"].clone())
-}
-
-/// A claim to storage.
-pub static PERSISTENT_VOLUME_CLAIM: Resource = Resource {
-    short_names: &["pvc"],
-    subresources: &[Subresource::status("", "PersistentVolumeClaim")],
-    columns: &[
-        Column::text("Status", |o, _| phase(o)),
-        Column::text("Volume", |o, _| table::text_or(o, "/spec/volumeName", "")),
-        Column::text("Capacity", |o, _| {
-            table::text_or(o, "/status/capacity/storage", "")
-        }),
-        Column::text("Access Modes", |o, _| {
-            access_modes(&o["status"]["accessModes"])
-        }),
-        Column::text("StorageClass", |o, _| {
-            table::text_or(o, "/spec/storageClassName", "")
-        }),
-        Column::text("VolumeAttributesClass", |o, _| {
-            table::text_or(o, "/spec/volumeAttributesClassName", "<unset>")
-        }),
-        AGE_COLUMN,
-        Column::text("VolumeMode", |o, _| {
-            table::text_or(o, "/spec/volumeMode", "<unset>")
-        })
-        .wide(),
-    ],
-    rules: Rules {
-        returns_deleted: true,
-        create: |o| o["status"] = json!({"phase": "Pending"}),
-        ..PLAIN
-    },
-    ..Resource::namespaced(
-        "persistentvolumeclaims",
-        "",
-        "PersistentVolumeClaim",
-        "persistentvolumeclaims",
-        "persistentvolumeclaim",
-    )
-};
-
-/// A piece of storage.
-pub static PERSISTENT_VOLUME: Resource = Resource {
-    short_names: &["pv"],
-    subresources: &[Subresource::status("", "PersistentVolume")],
-    columns: &[
-        Column::text("Capacity", |o, _| {
-            table::text_or(o, "/spec/capacity/storage", "")
-        }),
-        Column::text("Access Modes", |o, _| {
-            access_modes(&o["spec"]["accessModes"])
-        }),
-        Column::text("Reclaim Policy", |o, _| {
-            table::text_or(o, "/spec/persistentVolumeReclaimPolicy", "")
-        }),
-        Column::text("Status", |o, _| phase(o)),
-        Column::text("Claim", |o, _| {
-            let claim = &o["spec"]["claimRef"];
-            match (claim["namespace"].as_str(), claim["name"].as_str()) {
-                (Some(namespace), Some(name)) => format!("{namespace}/{name}").into(),
-                _ => "".into(),
-            }
-        }),
-        Column::text("StorageClass", |o, _| {
-            table::text_or(o, "/spec/storageClassName", "")
-        }),
-        Column::text("VolumeAttributesClass", |o, _| {
-            table::text_or(o, "/spec/volumeAttributesClassName", "<unset>")
-        }),
-        Column::text("Reason", |o, _| table::text_or(o, "/status/reason", "")),
-        AGE_COLUMN,
-        Column::text("VolumeMode", |o, _| {
-            table::text_or(o, "/spec/volumeMode", "<unset>")
-        })
-        .wide(),
-    ],
-    rules: Rules {
-        returns_deleted: true,
-        create: |o| o["status"] = json!({"phase": "Pending"}),
-        ..PLAIN
-    },
-    ..Resource::cluster(
-        "persistentvolumes",
-        "",
-        "PersistentVolume",
-        "persistentvolumes",
-        "persistentvolume",
-    )
-};
-
-/// The phase, or that the object is going.
-fn phase(object: &Value) -> Value {
-    if object["metadata"]["deletionTimestamp"].is_string() {
-        return "Terminating".into();
-    }
-    table::text_or(object, "/status/phase", "")
-}
-
-fn access_modes(modes: &Value) -> Value {
-    let short = |mode: &str| match mode {
-        "ReadWriteOnce" => "RWO",
-        "ReadOnlyMany" => "ROX",
-        "ReadWriteMany" => "RWX",
-        "ReadWriteOncePod" => "RWOP",
-        _ => "",
-    };
-    let modes = modes
-        .as_array()
-        .into_iter()
-        .flatten()
-        .filter_map(Value::as_str);
-    modes.map(short).collect::<Vec<_>>().join(",").into()
 }
 
 /// The oldest way to keep pods running; kept, and scaled by clients.

@@ -10,6 +10,7 @@ pub mod api;
 pub mod auth;
 pub mod cache;
 pub mod config;
+pub mod defaults;
 pub mod openapi;
 pub mod patch;
 pub mod proto;

@@ -115,7 +115,15 @@ pub struct Address {
     pub kind: u32,
 }
 
-// `CIDRS_V4`, `CIDRS_V6`: LPM trie over the address -> peer class (`u32`) of
+/// The key of an LPM trie: the first `bits` bits of `data`, in wire order.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Prefix<T> {
+    pub bits: u32,
+    pub data: T,
+}
+
+// `CIDRS_V4`, `CIDRS_V6`: LPM trie, `Prefix` of the address -> peer class (`u32`) of
 // addresses that are not in `ADDRESSES_*`. Only asked when
 // `setting::CIDRS_V4` or `setting::CIDRS_V6` is set.
 
@@ -172,7 +180,7 @@ pub struct PortKey {
     pub port: BePort,
 }
 
-/// `POLICY_RANGES`: LPM trie over [`PortKey`] -> port class (`u32`). The first
+/// `POLICY_RANGES`: LPM trie, [`Prefix`] of [`PortKey`] -> port class (`u32`). The first
 /// 48 bits (set, protocol) always count: prefix length = 48 + bits of the port.
 pub const RANGE_PREFIX_BASE: u32 = 48;
 
@@ -450,4 +458,14 @@ plain! {
     Origins: 180;
     Event: 96;
     EventBudget: 8;
+    Prefix<V4>: 8;
+    Prefix<V6>: 20;
+    Prefix<PortKey>: 12;
 }
+
+#[expect(unsafe_code, reason = "integers")]
+// SAFETY: no padding, every bit pattern valid.
+unsafe impl Plain for u32 {}
+#[expect(unsafe_code, reason = "integers")]
+// SAFETY: as for u32.
+unsafe impl Plain for u64 {}

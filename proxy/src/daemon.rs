@@ -1,0 +1,493 @@
+//! `run`: sources -> state -> compilers -> data path, one loop.
+
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::pin::Pin;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use proxy_ebpf::abi::setting;
+use proxy_ebpf::record::{Answer, Notice};
+use thiserror::Error;
+use tokio::net::{TcpListener, UnixListener};
+use tokio::sync::{broadcast, mpsc, oneshot};
+use tokio::time::{Instant, sleep_until};
+use tracing::{debug, error, info, warn};
+
+use crate::admin::{Admin, Health, router};
+use crate::compile::Compiler;
+use crate::control::{self, Command, Request, Response};
+use crate::datapath::event::Events;
+use crate::datapath::{Datapath, Place, load::LoadError};
+use crate::inotify::DirectoryWatch;
+use crate::netlink::{Monitor, Netlink, NetlinkError};
+use crate::source::api::{Access, AccessError};
+use crate::source::{self, SourceId, api, directory};
+
+mod core;
+mod flow;
+mod pods;
+mod report;
+mod sweep;
+mod wait;
+
+use core::Core;
+use wait::Waiters;
+
+/// A burst of changes is over when nothing came for this long,
+const QUIET: Duration = Duration::from_millis(5);
+/// or when it has lasted this long,
+const BURST: Duration = Duration::from_millis(100);
+/// or when this much has come.
+const BACKLOG: usize = 20_000;
+/// Netlink and link changes come in swarms when pods start.
+const NETWORK_QUIET: Duration = Duration::from_millis(100);
+/// How soon a failed write is tried again.
+const RETRY: Duration = Duration::from_secs(1);
+
+/// Where cluster state comes from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SourceKind {
+    Directory(PathBuf),
+    Api(Access),
+}
+
+/// Everything that `run` is told.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// This node's name, as pods' `spec.nodeName` has it.
+    pub node: String,
+    pub place: Place,
+    pub state_dir: PathBuf,
+    pub socket: PathBuf,
+    /// Health and metrics; `None`: not served.
+    pub listen: Option<SocketAddr>,
+    pub sources: Vec<SourceKind>,
+    /// How often everything is compared with what it should be.
+    pub audit: Duration,
+}
+
+#[derive(Debug, Error)]
+pub enum RunError {
+    #[error("another daemon serves {}\nhint: stop it first, or use another --socket", socket.display())]
+    AlreadyRunning { socket: PathBuf },
+    #[error(transparent)]
+    Load(#[from] LoadError),
+    #[error(transparent)]
+    Access(#[from] AccessError),
+    #[error(transparent)]
+    Netlink(#[from] NetlinkError),
+    #[error("cannot serve HTTP on {address}: {source}\nhint: choose another with --listen")]
+    Listen {
+        address: SocketAddr,
+        source: std::io::Error,
+    },
+    #[error("cannot {what} {}: {source}", path.display())]
+    Path {
+        what: &'static str,
+        path: PathBuf,
+        source: std::io::Error,
+    },
+}
+
+/// Runs until `stop` completes. The data path stays in place.
+pub async fn run(
+    config: Config,
+    object: &[u8],
+    stop: impl Future<Output = ()> + Send,
+) -> Result<(), RunError> {
+    let records = config.state_dir.join(proxy_ebpf::record::path::ENDPOINTS);
+    let at = |what, path: &PathBuf| {
+        let path = path.clone();
+        move |source| RunError::Path { what, path, source }
+    };
+    std::fs::create_dir_all(&records).map_err(at("make", &records))?;
+    if tokio::net::UnixStream::connect(&config.socket)
+        .await
+        .is_ok()
+    {
+        return Err(RunError::AlreadyRunning {
+            socket: config.socket,
+        });
+    }
+    let datapath = tokio::task::block_in_place(|| Datapath::open(object, &config.place))?;
+    info!(pins = %datapath.pins().root().display(), "data path loaded");
+    let admin = Admin {
+        health: Arc::new(Mutex::new(Health::default())),
+        datapath: Arc::new(datapath),
+    };
+    let boot = PathBuf::from("/proc/sys/kernel/random/boot_id");
+    let boot_id = std::fs::read_to_string(&boot).map_err(at("read", &boot))?;
+    let names = config.sources.iter().map(describe).collect();
+    let core = Core::new(
+        Compiler::new(&config.node),
+        admin.clone(),
+        names,
+        records.clone(),
+        boot_id.trim().to_owned(),
+    );
+    // Watches before the first look.
+    let watches = Watches::open(&records, &admin.datapath.pins().links())?;
+    let ring = Events::open(&admin.datapath.maps.events)
+        .map_err(at("read the events below", &config.place.bpffs))?;
+    let listener = control::bind(&config.socket).map_err(at("serve on", &config.socket))?;
+    let mut tasks = tokio::task::JoinSet::new();
+    let sources = start_sources(&config.sources, &mut tasks).await?;
+    if let Some(address) = config.listen {
+        serve_http(address, admin.clone(), &mut tasks).await?;
+    }
+    tasks.spawn(sweep::run(admin.clone()));
+    let flows = broadcast::Sender::new(control::FLOW_LINES);
+    let mut daemon = Daemon {
+        core,
+        netlink: Netlink::open()?,
+        waiters: Waiters::default(),
+        flows: flows.clone(),
+        started: std::time::SystemTime::now(),
+        retry: None,
+    };
+    let (batches, events) = mpsc::channel(16);
+    tasks.spawn(flow::pump(ring, batches, flows.clone()));
+    let commands = serve_socket(listener, flows, &mut tasks);
+    daemon.start().await;
+    let queues = Queues {
+        sources,
+        commands,
+        events,
+    };
+    daemon.serve(queues, watches, config.audit, stop).await;
+    info!("stopping; the data path stays in place");
+    admin.update(|health| health.is_stopping = true);
+    tasks.shutdown().await;
+    // Left alone if a successor has put its own there.
+    if let Err(error) = std::fs::remove_file(&config.socket) {
+        debug!(%error, "the socket is gone already");
+    }
+    Ok(())
+}
+
+fn describe(source: &SourceKind) -> String {
+    match source {
+        SourceKind::Directory(path) => format!("directory {}", path.display()),
+        SourceKind::Api(Access::InCluster) => "the cluster's API server".to_owned(),
+        SourceKind::Api(Access::Kubeconfig(path)) => {
+            format!("API server of {}", path.display())
+        }
+    }
+}
+
+async fn start_sources(
+    sources: &[SourceKind],
+    tasks: &mut tokio::task::JoinSet<()>,
+) -> Result<mpsc::Receiver<(SourceId, source::Event)>, AccessError> {
+    let (sender, receiver) = mpsc::channel(source::QUEUE_EVENTS);
+    for (id, kind) in sources.iter().enumerate() {
+        let sender = source::Sender::new(SourceId(id), sender.clone());
+        match kind {
+            SourceKind::Directory(path) => tasks.spawn(directory::run(path.clone(), sender)),
+            SourceKind::Api(access) => tasks.spawn(api::run(api::connect(access).await?, sender)),
+        };
+    }
+    Ok(receiver)
+}
+
+async fn serve_http(
+    address: SocketAddr,
+    admin: Admin,
+    tasks: &mut tokio::task::JoinSet<()>,
+) -> Result<(), RunError> {
+    let listener = TcpListener::bind(address)
+        .await
+        .map_err(|source| RunError::Listen { address, source })?;
+    info!(%address, "serving health and metrics");
+    tasks.spawn(async move {
+        if let Err(error) = axum::serve(listener, router(admin)).await {
+            error!(%error, "the HTTP server ended");
+        }
+    });
+    Ok(())
+}
+
+fn serve_socket(
+    listener: UnixListener,
+    flows: broadcast::Sender<Arc<str>>,
+    tasks: &mut tokio::task::JoinSet<()>,
+) -> mpsc::Receiver<Command> {
+    let (commands, receiver) = mpsc::channel(control::QUEUE_COMMANDS);
+    tasks.spawn(control::serve(
+        listener,
+        control::Service { commands, flows },
+    ));
+    receiver
+}
+
+struct Watches {
+    records: DirectoryWatch,
+    links: DirectoryWatch,
+    monitor: Monitor,
+}
+
+impl Watches {
+    fn open(records: &Path, links: &Path) -> Result<Self, RunError> {
+        let watch = |path: &Path| {
+            DirectoryWatch::new(path).map_err(|source| RunError::Path {
+                what: "watch",
+                path: path.to_owned(),
+                source,
+            })
+        };
+        Ok(Self {
+            records: watch(records)?,
+            links: watch(links)?,
+            monitor: Monitor::open()?,
+        })
+    }
+}
+
+struct Queues {
+    sources: mpsc::Receiver<(SourceId, source::Event)>,
+    commands: mpsc::Receiver<Command>,
+    events: mpsc::Receiver<Vec<proxy_ebpf::event::Event>>,
+}
+
+struct Daemon {
+    core: Core,
+    netlink: Netlink,
+    waiters: Waiters,
+    flows: broadcast::Sender<Arc<str>>,
+    started: std::time::SystemTime,
+    retry: Option<Instant>,
+}
+
+/// A moment that may or may not come.
+fn at(deadline: Option<Instant>) -> Pin<Box<dyn Future<Output = ()> + Send>> {
+    match deadline {
+        Some(deadline) => Box::pin(sleep_until(deadline)),
+        None => Box::pin(std::future::pending()),
+    }
+}
+
+/// When a burst that began at `first` is acted upon.
+#[derive(Debug, Default)]
+struct Debounce {
+    first: Option<Instant>,
+    due: Option<Instant>,
+}
+
+impl Debounce {
+    fn arm(&mut self, quiet: Duration) {
+        let now = Instant::now();
+        let first = *self.first.get_or_insert(now);
+        self.due = Some((now + quiet).min(first + BURST.max(quiet)));
+    }
+
+    fn clear(&mut self) {
+        *self = Self::default();
+    }
+}
+
+impl Daemon {
+    /// Takes over what is there before anything is served.
+    async fn start(&mut self) {
+        self.look_at_node().await;
+        self.core.reload_records();
+        tokio::task::block_in_place(|| {
+            self.core.adopt();
+            self.core.repair_links();
+        });
+        let endpoints = self.core.live().len();
+        info!(endpoints, "data path adopted");
+    }
+
+    async fn serve(
+        &mut self,
+        mut queues: Queues,
+        mut watches: Watches,
+        audit: Duration,
+        stop: impl Future<Output = ()> + Send,
+    ) {
+        let mut stop = std::pin::pin!(stop);
+        let (mut sync, mut network) = (Debounce::default(), Debounce::default());
+        sync.arm(QUIET);
+        let mut audit = tokio::time::interval_at(Instant::now() + audit, audit);
+        audit.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                () = &mut stop => return,
+                Some((id, event)) = queues.sources.recv() => {
+                    self.core.take(id, event);
+                    sync.arm(QUIET);
+                    if self.core.backlog() >= BACKLOG {
+                        self.advance();
+                        sync.clear();
+                    }
+                }
+                Some(command) = queues.commands.recv() => self.command(command).await,
+                Some(events) = queues.events.recv() => self.report_flows(&events),
+                changed = watches.records.changed() => {
+                    if let Err(error) = changed {
+                        warn!(%error, "watching the endpoint records failed");
+                        tokio::time::sleep(RETRY).await;
+                    }
+                    self.core.reload_records();
+                    sync.arm(QUIET);
+                }
+                _ = watches.links.changed() => network.arm(NETWORK_QUIET),
+                _ = watches.monitor.changed() => network.arm(NETWORK_QUIET),
+                () = at(sync.due) => {
+                    sync.clear();
+                    self.advance();
+                }
+                () = at(network.due) => {
+                    network.clear();
+                    if self.look_at_node().await {
+                        sync.arm(QUIET);
+                    }
+                    tokio::task::block_in_place(|| self.core.repair_links());
+                    self.repair_paths().await;
+                }
+                () = at(self.waiters.deadline()) => self.waiters.expire(),
+                () = at(self.retry) => self.advance(),
+                _ = audit.tick() => self.audit().await,
+            }
+        }
+    }
+
+    fn advance(&mut self) {
+        tokio::task::block_in_place(|| self.core.advance());
+        let failed = self.core.is_synced() && !self.core.is_in_step();
+        self.retry = failed.then(|| Instant::now() + RETRY);
+        self.waiters.answer(&self.core);
+    }
+
+    async fn audit(&mut self) {
+        self.look_at_node().await;
+        tokio::task::block_in_place(|| {
+            self.core.audit();
+            self.core.repair_links();
+        });
+        self.repair_paths().await;
+        self.waiters.answer(&self.core);
+    }
+
+    /// Whether interfaces or addresses have changed.
+    async fn look_at_node(&mut self) -> bool {
+        match self.netlink.node().await {
+            Ok(node) if node == self.core.node => false,
+            Ok(node) => {
+                self.core.node = node;
+                true
+            }
+            Err(error) => {
+                warn!(%error, "cannot look at this node's addresses");
+                false
+            }
+        }
+    }
+
+    /// Puts back routes and neighbours of pods.
+    async fn repair_paths(&mut self) {
+        let wanted = self.core.wanted_paths();
+        if wanted.is_empty() {
+            return;
+        }
+        let there = match self.netlink.pod_paths().await {
+            Ok(there) => there,
+            Err(error) => {
+                warn!(%error, "cannot look at the pods' routes");
+                return;
+            }
+        };
+        for path in wanted.difference(&there) {
+            match self.netlink.add_pod_path(path).await {
+                Ok(()) => {
+                    warn!(address = %path.address, "a pod's route or neighbour was put back");
+                    self.core.count_repair("route", 1);
+                }
+                Err(error) => warn!(%error, address = %path.address, "cannot repair a pod's route"),
+            }
+        }
+    }
+
+    async fn command(&mut self, command: Command) {
+        match command {
+            Command::Notice(notice, reply) => self.notice(notice, reply).await,
+            Command::Request(request, reply) => {
+                let response = tokio::task::block_in_place(|| self.request(&request));
+                if reply.send(response).is_err() {
+                    debug!("a client did not wait for its answer");
+                }
+            }
+            Command::FollowersChanged => {
+                let follows = self.flows.receiver_count() > 0;
+                self.core
+                    .set_flags(if follows { setting::FLOW_EVENTS } else { 0 });
+            }
+        }
+    }
+
+    async fn notice(&mut self, notice: Notice, reply: oneshot::Sender<Answer>) {
+        match notice {
+            Notice::EndpointAdded {
+                container_id,
+                ifname,
+                timeout_ms,
+            } => {
+                self.look_at_node().await;
+                self.core.reload_records();
+                self.advance();
+                let deadline = Instant::now() + Duration::from_millis(timeout_ms);
+                let slot = self.core.slot_of(&container_id, &ifname);
+                if let Some(slot) = slot {
+                    self.core.rewrite_endpoint(slot);
+                }
+                self.waiters.add(container_id, ifname, deadline, reply);
+                self.waiters.answer(&self.core);
+            }
+            Notice::EndpointRemoved { .. } => {
+                self.core.reload_records();
+                self.advance();
+                wait::reply(reply, Answer::Done);
+            }
+            Notice::Status => wait::reply(reply, self.status()),
+        }
+    }
+
+    fn status(&self) -> Answer {
+        let errors = self.core.errors();
+        match errors.first() {
+            Some(error) if !self.core.is_in_step() => Answer::Failed {
+                message: error.clone(),
+            },
+            _ => Answer::Done,
+        }
+    }
+
+    fn request(&self, request: &Request) -> Response {
+        let result = match request {
+            Request::Report => Ok(report::status(self)),
+            Request::Endpoints => Ok(report::endpoints(&self.core)),
+            Request::Services => Ok(report::services(&self.core)),
+            Request::Policies => Ok(report::policies(&self.core)),
+            Request::Explain { from, to, port } => report::explain(&self.core, from, to, port),
+            Request::Flows => Err("flows are followed, not asked for".to_owned()),
+        };
+        match result {
+            Ok(value) => Response::Ok { value },
+            Err(message) => Response::Failed { message },
+        }
+    }
+
+    fn report_flows(&self, events: &[proxy_ebpf::event::Event]) {
+        let names: BTreeMap<_, _> = flow::local_names(&self.core);
+        for event in events {
+            let line = flow::describe(&self.core, &names, event);
+            // Nobody follows any more: the flag goes with the notice of it.
+            if self.flows.send(line.into()).is_err() {
+                return;
+            }
+        }
+    }
+}

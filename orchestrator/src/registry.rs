@@ -122,6 +122,8 @@ pub struct WriteOptions {
     pub field_validation: FieldValidation,
     /// Names of duplicate fields that decoding has found.
     pub duplicates: Vec<String>,
+    /// Whether managedFields are still to be made.
+    ownership: ownership::Ownership,
 }
 
 /// A write's result.

@@ -296,6 +296,11 @@ impl Status {
         )
     }
 
+    /// 409 of an apply: other managers own these fields.
+    pub fn apply_conflict(message: impl Into<String>, causes: Vec<Cause>) -> Self {
+        Self::new(409, "Conflict", message).with_causes(causes)
+    }
+
     /// 410: the revision is no longer known; list again.
     pub fn expired(message: impl Into<String>) -> Self {
         Self::new(410, "Expired", message)

@@ -189,12 +189,11 @@ pub(super) fn write(query: &str) -> Result<WriteOptions, Status> {
             vec![cause],
         ));
     }
-    Ok(WriteOptions {
-        dry_run: dry_run(query)?,
-        field_manager,
-        field_validation,
-        duplicates: Vec::new(),
-    })
+    let mut options = WriteOptions::default();
+    options.dry_run = dry_run(query)?;
+    options.field_manager = field_manager;
+    options.field_validation = field_validation;
+    Ok(options)
 }
 
 /// Reads `dryRun`.

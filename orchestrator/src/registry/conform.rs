@@ -34,7 +34,14 @@ pub(super) fn conform(
             resource.kind, resource.version, resource.kind
         ))
     })?;
-    let complaints = converted.complaints(&options.duplicates);
+    judge(converted.complaints(&options.duplicates), options, warnings)
+}
+
+fn judge(
+    complaints: Vec<String>,
+    options: &WriteOptions,
+    warnings: &mut Vec<String>,
+) -> Result<(), Status> {
     match options.field_validation {
         FieldValidation::Strict if !complaints.is_empty() => {
             Err(Status::bad_request(schema::strict_error(&complaints)))

@@ -44,8 +44,7 @@ macro_rules! counters {
 }
 
 counters! {
-    Forwarded = 0, "forwarded", "packets delivered to a pod on this node";
-    Passed = 1, "passed", "packets handed to the host's network stack";
+    Translated = 0, "translated", "sockets given a backend of a Service";
     Rejected = 2, "rejected", "answered with RST or ICMP: the Service has no endpoints";
     EventsLost = 3, "events_lost", "events not reported: rate limit or full ring";
     FlowsOpened = 4, "flows_opened", "flow entries made";

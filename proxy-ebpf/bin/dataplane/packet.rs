@@ -52,20 +52,17 @@ pub(crate) fn load<T: Copy>(ctx: &TcContext, offset: u32) -> Option<T> {
     }
 }
 
-/// Copies `LENGTH` bytes of the packet into `out`.
+/// Copies packet bytes over `out` (integers and arrays of them).
 #[inline(always)]
-pub(crate) fn load_into<const LENGTH: usize>(
-    ctx: &TcContext,
-    offset: u32,
-    out: &mut [u8; LENGTH],
-) -> Result<(), Counter> {
-    // SAFETY: the kernel fills exactly `LENGTH` bytes or fails.
+pub(crate) fn load_into<T: Copy>(ctx: &TcContext, offset: u32, out: &mut T) -> Result<(), Counter> {
+    // SAFETY: the kernel fills exactly `size_of::<T>()` bytes or fails, and
+    // any bytes make a `T`.
     let failed = unsafe {
         bpf_skb_load_bytes(
             skb(ctx).cast(),
             offset,
-            out.as_mut_ptr().cast(),
-            LENGTH as u32,
+            (&raw mut *out).cast(),
+            size_of::<T>() as u32,
         )
     };
     if failed == 0 {

@@ -7,7 +7,7 @@ use proxy_ebpf::abi::FragmentKey;
 use proxy_ebpf::addr::{Addr, BePort, Tuple, V4, V6, proto};
 use proxy_ebpf::event::Counter;
 
-use crate::packet::{ETH, at, load};
+use crate::packet::{ETH, at, load, load_into};
 
 /// IPv6 extension headers that are followed before a packet is dropped as
 /// [`Counter::UnsupportedHeader`].
@@ -157,11 +157,11 @@ impl Parse for V4 {
         if ip.version_length >> 4 != 4 || length < 20 {
             return Err(Counter::Malformed);
         }
-        let later = be16(ip.fragment) & 0x1fff != 0;
-        let (src, dst) = (Self::from_wire(ip.src), Self::from_wire(ip.dst));
         out.l4 = at + length;
-        out.tuple = quoted(ctx, src, dst, ip.protocol, out.l4, later)?;
-        Ok(())
+        out.tuple.src = Self::from_wire(ip.src);
+        out.tuple.dst = Self::from_wire(ip.dst);
+        out.tuple.proto = ip.protocol;
+        quoted_ports(ctx, out, be16(ip.fragment) & 0x1fff != 0)
     }
 }
 
@@ -226,14 +226,13 @@ impl Parse for V6 {
         if start[0] >> 4 != 6 {
             return Err(Counter::Malformed);
         }
-        let src = Self::from_wire(load(ctx, at + 8).ok_or(Counter::Malformed)?);
-        let dst = Self::from_wire(load(ctx, at + 24).ok_or(Counter::Malformed)?);
         let mut walked = Walked::start(at + 40, start[6]);
         walk(ctx, &mut walked)?;
-        let later = walked.piece == Piece::Later;
         out.l4 = walked.l4;
-        out.tuple = quoted(ctx, src, dst, walked.protocol, out.l4, later)?;
-        Ok(())
+        out.tuple.proto = walked.protocol;
+        load_into(ctx, at + 8, &mut out.tuple.src)?;
+        load_into(ctx, at + 24, &mut out.tuple.dst)?;
+        quoted_ports(ctx, out, walked.piece == Piece::Later)
     }
 }
 
@@ -386,37 +385,30 @@ fn classify_icmp(v6: bool, protocol: u8, kind: u8) -> Icmp {
     }
 }
 
-/// The tuple of a quoted packet, of which only 8 bytes of layer 4 are certain.
+/// The ports of a quoted packet, of which only 8 bytes of layer 4 are certain.
 #[inline(always)]
-fn quoted<A: Addr>(
+fn quoted_ports<A: Addr>(
     ctx: &TcContext,
-    src: A,
-    dst: A,
-    protocol: u8,
-    l4: u32,
+    quoted: &mut Quoted<A>,
     later: bool,
-) -> Result<Tuple<A>, Counter> {
-    let mut tuple = Tuple {
-        src,
-        dst,
-        sport: BePort::ZERO,
-        dport: BePort::ZERO,
-        proto: protocol,
-    };
-    if later {
-        return Ok(tuple);
+) -> Result<(), Counter> {
+    let tuple = &mut quoted.tuple;
+    tuple.sport = BePort::ZERO;
+    tuple.dport = BePort::ZERO;
+    let icmp = matches!(tuple.proto, proto::ICMP | proto::ICMPV6);
+    if later || !(icmp || proto::has_ports(tuple.proto)) {
+        return Ok(());
     }
-    if proto::has_ports(protocol) {
-        let ports: [u16; 2] = load(ctx, l4).ok_or(Counter::Malformed)?;
-        tuple.sport = BePort::from_wire(ports[0]);
-        tuple.dport = BePort::from_wire(ports[1]);
-    } else if protocol == proto::ICMP || protocol == proto::ICMPV6 {
-        let icmp: [u16; 3] = load(ctx, l4).ok_or(Counter::Malformed)?;
-        match classify_icmp(A::V6, protocol, icmp[0].to_ne_bytes()[0]) {
-            Icmp::EchoRequest => tuple.sport = BePort::from_wire(icmp[2]),
-            Icmp::EchoReply => tuple.dport = BePort::from_wire(icmp[2]),
-            _ => {}
-        }
+    let start: [u16; 4] = load(ctx, quoted.l4).ok_or(Counter::Malformed)?;
+    if !icmp {
+        tuple.sport = BePort::from_wire(start[0]);
+        tuple.dport = BePort::from_wire(start[1]);
+        return Ok(());
     }
-    Ok(tuple)
+    match classify_icmp(A::V6, tuple.proto, start[0].to_ne_bytes()[0]) {
+        Icmp::EchoRequest => tuple.sport = BePort::from_wire(start[2]),
+        Icmp::EchoReply => tuple.dport = BePort::from_wire(start[2]),
+        _ => {}
+    }
+    Ok(())
 }

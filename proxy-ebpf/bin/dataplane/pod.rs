@@ -82,12 +82,6 @@ fn run<A: Pod>(
             if trace.opened {
                 report::opened(ctx, hook, trace);
             }
-            let counter = if action == PASS {
-                Counter::Passed
-            } else {
-                Counter::Forwarded
-            };
-            maps::count(counter, hook);
             action
         }
         Err(reason) => {
@@ -130,7 +124,7 @@ pub(crate) fn out(ctx: &TcContext) -> i32 {
     }
 }
 
-#[inline(never)]
+#[inline(always)]
 fn out4(ctx: &TcContext, slot: u32, endpoint: &Endpoint) -> i32 {
     run::<proxy_ebpf::addr::V4>(ctx, Hook::PodOut, |trace| send(ctx, slot, endpoint, trace))
 }
@@ -206,7 +200,7 @@ fn send<A: Pod>(
     trace: &mut Trace<A>,
 ) -> Result<i32, Counter> {
     read(ctx, trace)?;
-    trace.src = End::local::<A>(slot, endpoint);
+    trace.src.set_local::<A>(slot, endpoint);
     trace.dst.slot = 0;
     if packet::source_mac(ctx) != Some(endpoint.mac) {
         return Err(Counter::SpoofedMac);
@@ -231,7 +225,7 @@ fn send<A: Pod>(
         translate(ctx, endpoint, trace)?;
         return forward(ctx, trace.dst.slot);
     }
-    trace.dst = End::resolve(dst, known);
+    trace.dst.set_address(&dst, known);
     let involved = trace.src.is_isolated()
         || trace.dst.is_isolated()
         || (trace.dst.slot != 0 && maps::is_nat_client(trace.dst.slot))
@@ -310,13 +304,13 @@ fn translate<A: Pod>(
             Route::Reject => return Err(Counter::NotRejectable),
             Route::Dropped(reason) => return Err(reason),
         }
-        let address = trace.vip_flow.address;
-        trace.dst = End::resolve(address, maps::address(&address));
+        let backend = &trace.vip_flow.address;
+        trace.dst.set_address(backend, maps::address(backend));
         let passage = track_translated(trace, u32::from(route == Route::New));
         return follow(ctx, passage, trace);
     }
-    let dst = trace.headers.tuple.dst;
-    trace.dst = End::resolve(dst, maps::address(&dst));
+    let dst = &trace.headers.tuple.dst;
+    trace.dst.set_address(dst, maps::address(dst));
     Ok(())
 }
 
@@ -338,7 +332,7 @@ pub(crate) fn inward(ctx: &TcContext) -> i32 {
     }
 }
 
-#[inline(never)]
+#[inline(always)]
 fn in4(ctx: &TcContext, slot: u32, endpoint: &Endpoint) -> i32 {
     run::<proxy_ebpf::addr::V4>(ctx, Hook::PodIn, |trace| {
         receive(ctx, slot, endpoint, trace)
@@ -359,7 +353,7 @@ fn receive<A: Pod>(
     endpoint: &Endpoint,
     trace: &mut Trace<A>,
 ) -> Result<i32, Counter> {
-    trace.dst = End::local::<A>(slot, endpoint);
+    trace.dst.set_local::<A>(slot, endpoint);
     let from_host = packet::ingress_ifindex(ctx) == 0;
     let translates = maps::is_nat_client(slot);
     // The host itself may always reach its pods, neighbour discovery included.
@@ -374,7 +368,7 @@ fn receive<A: Pod>(
             ..End::default()
         };
     } else {
-        trace.src = End::resolve(src, maps::address(&src));
+        trace.src.set_address(&src, maps::address(&src));
         // An address of this node that came in from outside is not the host.
         trace.src.exempt = 0;
     }

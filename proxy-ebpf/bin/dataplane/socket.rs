@@ -174,7 +174,7 @@ fn translate<A: SocketAddress>(ctx: &SockAddrContext, address: A, set_address: i
         };
         origins.next = origins.next.wrapping_add(1);
     }
-    maps::count(Counter::Forwarded, Hook::Socket);
+    maps::count(Counter::Translated, Hook::Socket);
     set_address(to);
     set_port(ctx, to_port);
     PROCEED

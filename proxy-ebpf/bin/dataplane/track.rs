@@ -31,40 +31,32 @@ pub(crate) struct End {
 }
 
 impl End {
+    /// Becomes the endpoint in `slot`.
     #[inline(always)]
-    pub fn local<A: Addr>(slot: u32, endpoint: &Endpoint) -> Self {
-        Self {
-            slot,
-            class: A::class_of(endpoint),
-            ingress_set: endpoint.ingress_set,
-            egress_set: endpoint.egress_set,
-            exempt: 0,
-        }
+    pub fn set_local<A: Addr>(&mut self, slot: u32, endpoint: &Endpoint) {
+        self.slot = slot;
+        self.class = A::class_of(endpoint);
+        self.ingress_set = endpoint.ingress_set;
+        self.egress_set = endpoint.egress_set;
+        self.exempt = 0;
     }
 
-    /// The end that has an address of which `known` is what the map says.
+    /// Becomes the end that has an address of which `known` is what the map says.
     #[inline(always)]
-    pub fn resolve<A: Addr>(address: A, known: Option<&Address>) -> Self {
-        let mut end = Self {
-            class: RESERVED_CLASS,
-            ..Self::default()
-        };
-        let Some(known) = known else {
-            return end;
-        };
-        end.class = known.class;
-        match known.kind {
-            kind::LOCAL_NODE => end.exempt = 1,
-            kind::LOCAL_POD => {
-                if let Some(endpoint) = maps::endpoint(known.slot)
-                    && A::of(endpoint) == address
-                {
-                    end = Self::local::<A>(known.slot, endpoint);
-                }
-            }
-            _ => {}
+    pub fn set_address<A: Addr>(&mut self, address: &A, known: Option<&Address>) {
+        if let Some(known) = known
+            && known.kind == kind::LOCAL_POD
+            && let Some(endpoint) = maps::endpoint(known.slot)
+            && A::of(endpoint) == *address
+        {
+            self.set_local::<A>(known.slot, endpoint);
+            return;
         }
-        end
+        self.slot = 0;
+        self.class = known.map_or(RESERVED_CLASS, |known| known.class);
+        self.ingress_set = SET_NONE;
+        self.egress_set = SET_NONE;
+        self.exempt = u32::from(known.is_some_and(|known| known.kind == kind::LOCAL_NODE));
     }
 
     #[inline(always)]
@@ -328,22 +320,21 @@ pub(crate) fn track<A: Family>(trace: &mut Trace<A>) -> Passage {
         return Passage::AsIs;
     }
     let (low_slot, high_slot) = slots(trace, side);
-    trace.flow = Flow {
-        seen: maps::now(),
-        generation: maps::settings().generation,
-        low_slot,
-        high_slot,
-        state: conntrack::advance(state, opened_by == side, tcp_flags(&trace.headers)),
-        flags: if opened_by == Side::High {
-            flags::OPENED_BY_HIGH
-        } else {
-            0
-        },
-        client_port: trace.judged.sport,
-        service_port: trace.judged.dport,
-        _pad: 0,
-        service: trace.judged.dst,
+    let tcp_flags = tcp_flags(&trace.headers);
+    let flow = &mut trace.flow;
+    flow.seen = maps::now();
+    flow.generation = maps::settings().generation;
+    flow.low_slot = low_slot;
+    flow.high_slot = high_slot;
+    flow.state = conntrack::advance(state, opened_by == side, tcp_flags);
+    flow.flags = if opened_by == Side::High {
+        flags::OPENED_BY_HIGH
+    } else {
+        0
     };
+    flow.client_port = trace.judged.sport;
+    flow.service_port = trace.judged.dport;
+    flow.service = trace.judged.dst;
     if maps::replace_flow(&trace.key, &trace.flow).is_err() {
         return Passage::Dropped(Counter::FlowTableFull);
     }
@@ -419,7 +410,6 @@ fn open_translated<A: Family>(trace: &mut Trace<A>, side: Side, hairpin: bool) -
     if refused != 0 {
         return Opened::No(refuse(refused));
     }
-    let original = &trace.headers.tuple;
     let tcp_flags = tcp_flags(&trace.headers);
     let (low_slot, high_slot) = slots(trace, side);
     let mut flow_flags = flags::NAT;
@@ -429,18 +419,16 @@ fn open_translated<A: Family>(trace: &mut Trace<A>, side: Side, hairpin: bool) -
     if side == Side::High {
         flow_flags |= flags::OPENED_BY_HIGH;
     }
-    trace.flow = Flow {
-        seen: maps::now(),
-        generation: maps::settings().generation,
-        low_slot,
-        high_slot,
-        state: conntrack::advance(0, true, tcp_flags),
-        flags: flow_flags,
-        client_port: original.sport,
-        service_port: original.dport,
-        _pad: 0,
-        service: original.dst,
-    };
+    let flow = &mut trace.flow;
+    flow.seen = maps::now();
+    flow.generation = maps::settings().generation;
+    flow.low_slot = low_slot;
+    flow.high_slot = high_slot;
+    flow.state = conntrack::advance(0, true, tcp_flags);
+    flow.flags = flow_flags;
+    flow.client_port = trace.headers.tuple.sport;
+    flow.service_port = trace.headers.tuple.dport;
+    flow.service = trace.headers.tuple.dst;
     match maps::open_flow(&trace.key, &trace.flow) {
         Ok(()) => {
             trace.opened = true;

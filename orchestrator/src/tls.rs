@@ -11,6 +11,7 @@ pub mod disk;
 pub mod kubeconfig;
 pub mod listen;
 pub mod peer;
+pub mod request;
 pub mod rotate;
 
 pub use authority::{Authority, Issued, Leaf, PkiError};

@@ -10,6 +10,7 @@ use serde_json::Value;
 mod baseline;
 mod pod;
 mod restricted;
+pub mod rule;
 
 use pod::Pod;
 

@@ -3,6 +3,7 @@
 //! Decisions are pure ([`rule`], [`rbac`], [`claims`], [`node`]); [`Auth`] is the thin shell that
 //! gives them live objects and the time. Nobody is anonymous except towards health and version.
 
+pub mod aggregation;
 pub mod authenticate;
 pub mod claims;
 pub mod defaults;

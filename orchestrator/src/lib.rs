@@ -19,6 +19,7 @@ pub mod resource;
 pub mod schema;
 pub mod seed;
 pub mod server;
+pub mod signer;
 pub mod status;
 pub mod store;
 pub mod tls;

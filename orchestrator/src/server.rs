@@ -15,12 +15,14 @@ use jiff::Timestamp;
 use tokio::{net::TcpListener, sync::oneshot, task::JoinHandle};
 
 use crate::{
+    admission,
     api::{Api, Health, Metrics},
     auth::{self, Auth, User},
     cache::{Cache, Feed},
     config::ServerConfig,
     registry::{Admission, Registry, client::Client, lifecycle::NamespaceLifecycle},
     seed,
+    signer::Signer,
     status::Status,
     store::{StoreError, sqlite::SqliteStore},
     tls::{
@@ -134,15 +136,12 @@ impl Server {
         let registry = Arc::new(Registry::new(
             Arc::new(store),
             cache,
-            admission_rules(),
+            admission_rules(&auth),
             Arc::new(Timestamp::now),
         ));
         let user = User::component("system:apiserver", &[auth::identity::MASTERS]);
-        let made = seed::objects(
-            &Client::new(Arc::clone(&registry), user, "fairlead"),
-            &config,
-        )
-        .await?;
+        let client = Client::new(Arc::clone(&registry), user, "fairlead");
+        let made = seed::objects(&client, &config).await?;
         health.set("bootstrap", true);
         report(watch.step("bootstrap", format!("{made} objects made")));
 
@@ -162,12 +161,9 @@ impl Server {
             public.clone(),
         );
         let (stop, serving) = keys.serve(listener, Arc::new(api))?;
-        let renewing = vec![
-            tokio::spawn(keys.server.keep_fresh()),
-            tokio::spawn(keys.admin.keep_fresh()),
-        ];
         report(watch.step("serving", format!("https://{public}")));
-        let kubeconfig = config.kubeconfig;
+        let kubeconfig = config.kubeconfig.clone();
+        let renewing = keys.keep(client, Arc::clone(&auth), config, public);
         Ok(Self {
             address,
             kubeconfig,
@@ -224,7 +220,7 @@ impl Keys {
         let authority = Arc::new(secrets.authority);
         let admin = Leaf::Client {
             common_name: "fairlead-admin".to_owned(),
-            organizations: vec![auth::identity::MASTERS.to_owned()],
+            organizations: vec![auth::identity::CLUSTER_ADMINS.to_owned()],
         };
         let issue = |leaf| Rotating::new(Arc::clone(&authority), leaf, tls::system_clock());
         Ok(Self {
@@ -243,6 +239,32 @@ impl Keys {
             .admin
             .with_current(|issued| kubeconfig::render(&server, ca, issued));
         Ok(kubeconfig::write(&config.kubeconfig, &text, owner)?)
+    }
+
+    /// Starts what keeps certificates, aggregated roles and certificate requests up to date.
+    fn keep(
+        self,
+        client: Client,
+        auth: Arc<Auth>,
+        config: ServerConfig,
+        public: String,
+    ) -> Vec<JoinHandle<()>> {
+        let authority = Arc::clone(&self.authority);
+        let signer = Signer::new(client.clone(), auth, authority, tls::system_clock());
+        vec![
+            tokio::spawn(Arc::clone(&self.server).keep_fresh()),
+            tokio::spawn(Arc::clone(&self.admin).keep_fresh()),
+            tokio::spawn(auth::aggregation::follow(client)),
+            tokio::spawn(signer.run()),
+            tokio::spawn(async move {
+                let mut renewed = self.admin.subscribe();
+                while renewed.changed().await.is_ok() {
+                    if let Err(error) = self.write_kubeconfig(&config, &public) {
+                        tracing::error!(%error, "the kubeconfig could not be renewed");
+                    }
+                }
+            }),
+        ]
     }
 
     fn serve(
@@ -273,15 +295,8 @@ impl Keys {
 
 /// Names and addresses of the server's certificate.
 fn server_leaf(config: &ServerConfig) -> Leaf {
-    let mut names: Vec<String> = [
-        "kubernetes",
-        "kubernetes.default",
-        "kubernetes.default.svc",
-        "localhost",
-    ]
-    .map(str::to_owned)
-    .into();
-    names.push(format!("kubernetes.default.svc.{}", config.cluster_domain));
+    let mut names = tls::authority::api_server_names(&config.cluster_domain);
+    names.extend(host_name());
     let mut addresses = vec![
         config.advertise,
         IpAddr::from([127, 0, 0, 1]),
@@ -290,6 +305,7 @@ fn server_leaf(config: &ServerConfig) -> Leaf {
     if !config.listen.ip().is_unspecified() {
         addresses.push(config.listen.ip());
     }
+    addresses.extend(config.service_cidr.iter().filter_map(|cidr| tls::authority::first_host(cidr)));
     for name in &config.tls_san {
         match name.parse() {
             Ok(address) => addresses.push(address),
@@ -304,6 +320,14 @@ fn server_leaf(config: &ServerConfig) -> Leaf {
         names,
         addresses,
     }
+}
+
+/// The machine's name, if it can be one in a certificate.
+fn host_name() -> Option<String> {
+    let name = std::fs::read_to_string("/proc/sys/kernel/hostname").ok()?;
+    let name = name.trim();
+    let plain = |b: u8| b.is_ascii_alphanumeric() || b == b'-' || b == b'.';
+    (!name.is_empty() && name.bytes().all(plain)).then(|| name.to_owned())
 }
 
 fn day(time: std::time::SystemTime) -> String {
@@ -333,6 +357,8 @@ impl Stopwatch {
 }
 
 /// What every write has to pass, in this order.
-fn admission_rules() -> Vec<Box<dyn Admission>> {
-    vec![Box::new(NamespaceLifecycle)]
+fn admission_rules(auth: &Arc<Auth>) -> Vec<Box<dyn Admission>> {
+    let mut rules: Vec<Box<dyn Admission>> = vec![Box::new(NamespaceLifecycle)];
+    rules.extend(admission::rules(auth));
+    rules
 }

@@ -11,6 +11,8 @@ pub const UNAUTHENTICATED: &str = "system:unauthenticated";
 pub const ANONYMOUS: &str = "system:anonymous";
 /// The group that may do everything, whatever RBAC objects say.
 pub const MASTERS: &str = "system:masters";
+/// Group of the people who hold the cluster's own kubeconfig; bound to `cluster-admin`.
+pub const CLUSTER_ADMINS: &str = "fairlead:cluster-admins";
 /// Group of all nodes.
 pub const NODES: &str = "system:nodes";
 /// Prefix of a node's user name.

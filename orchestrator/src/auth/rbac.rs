@@ -3,7 +3,7 @@
 //! Pure state: [`Rbac::apply`] takes one object in, [`Rbac::authorize`] judges. A request costs
 //! one look-up per group of the caller and scope, however many bindings there are.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use serde::Deserialize;
@@ -353,27 +353,6 @@ impl Scope {
             .flatten()
             .map(AsRef::as_ref)
     }
-}
-
-/// Which ClusterRoles a ClusterRole with an `aggregationRule` unites: the union of their rules in
-/// name order, each once. `selected` answers whether a role's labels match.
-pub fn aggregate<'a>(
-    roles: &'a BTreeMap<String, (BTreeMap<String, String>, Vec<Rule>)>,
-    own_name: &str,
-    selected: impl Fn(&BTreeMap<String, String>) -> bool,
-) -> Vec<&'a Rule> {
-    let mut union: Vec<&Rule> = Vec::new();
-    for (name, (labels, rules)) in roles {
-        if name == own_name || !selected(labels) {
-            continue;
-        }
-        for rule in rules {
-            if !union.contains(&rule) {
-                union.push(rule);
-            }
-        }
-    }
-    union
 }
 
 #[cfg(test)]

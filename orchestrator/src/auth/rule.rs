@@ -223,6 +223,17 @@ pub fn missing(held: &[Rule], wanted: &[Rule]) -> Vec<Rule> {
     missing
 }
 
+/// The rules of several roles, each once, in order: what an aggregated role allows.
+pub fn unite(roles: impl IntoIterator<Item = Vec<Rule>>) -> Vec<Rule> {
+    let mut union: Vec<Rule> = Vec::new();
+    for rule in roles.into_iter().flatten() {
+        if !union.contains(&rule) {
+            union.push(rule);
+        }
+    }
+    union
+}
+
 /// As upstream writes a rule in refusals: `{APIGroups:[""], Resources:["pods"], Verbs:["get"]}`.
 impl fmt::Display for Rule {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -1,8 +1,12 @@
 //! Roles of the cluster's parts: scheduler, controller manager, nodes, DNS, approvers.
 
+use super::super::identity::NODES;
 use super::super::node;
 use super::{DefaultBinding, DefaultRole, Holder, READ, Rule};
 
+const BOOTSTRAPPERS: &str = "system:bootstrappers";
+const NODE_CLIENT: &str = "system:certificates.k8s.io:certificatesigningrequests:nodeclient";
+const NODE_RENEWAL: &str = "system:certificates.k8s.io:certificatesigningrequests:selfnodeclient";
 const CERTIFICATES: &str = "certificates.k8s.io";
 
 pub(super) fn roles() -> Vec<DefaultRole> {
@@ -72,9 +76,25 @@ pub(super) fn bindings() -> Vec<DefaultBinding> {
             vec![Holder::User("system:kube-proxy")],
         ),
         DefaultBinding::new("system:kube-dns", vec![Holder::ServiceAccount("kube-dns")]),
+        joining(
+            "system:node-bootstrapper",
+            "fairlead:node-bootstrapper",
+            BOOTSTRAPPERS,
+        ),
+        joining(NODE_CLIENT, "fairlead:node-client-approval", BOOTSTRAPPERS),
+        joining(NODE_RENEWAL, "fairlead:node-renewal-approval", NODES),
         // Granted by the node authorizer; the binding is there for those who look for it.
         DefaultBinding::new("system:node", Vec::new()),
     ]
+}
+
+/// A binding that lets nodes join and renew their certificates.
+fn joining(role: &str, name: &str, group: &'static str) -> DefaultBinding {
+    let binding = DefaultBinding::new(role, vec![Holder::Group(group)]);
+    DefaultBinding {
+        name: name.to_owned(),
+        ..binding
+    }
 }
 
 fn events() -> Rule {
@@ -186,7 +206,7 @@ fn provisioner() -> Vec<Rule> {
 fn certificate_roles() -> Vec<DefaultRole> {
     let mut roles = vec![
         DefaultRole::new(
-            "system:certificates.k8s.io:certificatesigningrequests:nodeclient",
+            NODE_CLIENT,
             vec![Rule::on(
                 "create",
                 CERTIFICATES,
@@ -194,7 +214,7 @@ fn certificate_roles() -> Vec<DefaultRole> {
             )],
         ),
         DefaultRole::new(
-            "system:certificates.k8s.io:certificatesigningrequests:selfnodeclient",
+            NODE_RENEWAL,
             vec![Rule::on(
                 "create",
                 CERTIFICATES,

@@ -1,6 +1,8 @@
 //! Roles for people and for everybody: `cluster-admin`, `admin`, `edit`, `view`, discovery.
 
-use super::super::identity::{AUTHENTICATED, MASTERS, SERVICE_ACCOUNTS, UNAUTHENTICATED};
+use super::super::identity::{
+    AUTHENTICATED, CLUSTER_ADMINS, MASTERS, SERVICE_ACCOUNTS, UNAUTHENTICATED,
+};
 use super::{DefaultBinding, DefaultRole, Holder, READ, READ_WRITE, Rule, WRITE};
 
 const APPS: &str = "daemonsets,deployments,deployments/scale,replicasets,replicasets/scale,\
@@ -58,6 +60,11 @@ pub(super) fn bindings() -> Vec<DefaultBinding> {
     let all = || vec![Holder::Group(AUTHENTICATED)];
     vec![
         DefaultBinding::new("cluster-admin", vec![Holder::Group(MASTERS)]),
+        // The kubeconfig's group: unlike system:masters, its rights can be taken away.
+        DefaultBinding {
+            name: CLUSTER_ADMINS.to_owned(),
+            ..DefaultBinding::new("cluster-admin", vec![Holder::Group(CLUSTER_ADMINS)])
+        },
         DefaultBinding::new(
             "system:monitoring",
             vec![Holder::Group("system:monitoring")],

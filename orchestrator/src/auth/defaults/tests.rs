@@ -3,7 +3,8 @@
 use std::collections::{BTreeMap, HashSet};
 
 use super::super::identity::{Attributes, NODES, ResourceTarget, User};
-use super::super::rbac::{Kind, Rbac, aggregate};
+use super::super::rbac::{Kind, Rbac};
+use super::super::rule::unite;
 use super::*;
 
 /// An index with every default object, aggregated roles united.
@@ -11,15 +12,14 @@ fn defaults() -> Rbac {
     let mut rbac = Rbac::default();
     let mut parts = BTreeMap::new();
     for role in roles().into_iter().filter(|role| role.namespace.is_empty()) {
-        let object = role.object();
-        let labels = serde_json::from_value(object["metadata"]["labels"].clone()).unwrap();
-        parts.insert(role.name, (labels, role.rules));
+        parts.insert(role.name, (role.part_of, role.rules));
     }
     // From the innermost outwards, as the controller does in rounds.
     for whole in ["view", "edit", "admin"] {
-        let key = format!("{AGGREGATE}{whole}");
-        let united = aggregate(&parts, whole, |labels| labels.contains_key(&key));
-        let united: Vec<Rule> = united.into_iter().cloned().collect();
+        let taken = parts
+            .values()
+            .filter(|(part_of, _)| *part_of == Some(whole));
+        let united = unite(taken.map(|(_, rules)| rules.clone()).collect::<Vec<_>>());
         parts.get_mut(whole).unwrap().1 = united;
     }
     for (name, (_, rules)) in &parts {

@@ -1,5 +1,7 @@
 //! The index against a naive evaluator that looks at every object for every question.
 
+use std::collections::BTreeMap;
+
 use proptest::prelude::*;
 use serde_json::{Value, json};
 

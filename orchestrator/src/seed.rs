@@ -4,7 +4,10 @@ use serde_json::{Value, json};
 use tokio::task::JoinSet;
 
 use crate::{
-    auth::defaults::{self, DefaultBinding},
+    auth::{
+        aggregation,
+        defaults::{self, DefaultBinding},
+    },
     config::ServerConfig,
     registry::{DeleteOptions, Target, client::Client},
     resource::{
@@ -51,6 +54,7 @@ pub async fn objects(client: &Client, _config: &ServerConfig) -> Result<usize, S
     while let Some(result) = tasks.join_next().await {
         made += result.map_err(|error| Status::internal(error.to_string()))??;
     }
+    aggregation::settle(client).await?;
     Ok(made)
 }
 

@@ -1,5 +1,5 @@
 //! Configurations, good and bad. Bad ones also go through the binary, in
-//! `tests/verbs/input.rs`.
+//! `tests/net_verbs/input.rs`.
 
 use proptest::prelude::*;
 use serde_json::json;

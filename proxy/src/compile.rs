@@ -176,6 +176,10 @@ impl Compiler {
         &self.attachments
     }
 
+    pub(crate) fn policy(&self) -> &PolicyCompiler {
+        &self.policy
+    }
+
     /// Who has an address, of all that claim it.
     pub fn owner(&self, address: IpAddr) -> Option<&Owner> {
         self.owners.winner(address)

@@ -7,6 +7,7 @@ pub mod control;
 pub mod daemon;
 pub mod datapath;
 pub mod endpoints;
+pub mod explain;
 pub mod inotify;
 pub mod metrics;
 pub mod model;

@@ -17,6 +17,7 @@ use super::tables::{ServiceKey, Tables};
 use super::{Attachments, Problem};
 use crate::model::{EndpointSlice, ObjectName, Protocol, Service, State};
 
+mod adopt;
 mod backend;
 mod endpoint;
 
@@ -63,7 +64,7 @@ struct Known {
 type PortName = (ObjectName, String, Protocol);
 
 #[derive(Clone, Debug)]
-pub(super) struct ServiceCompiler {
+pub(crate) struct ServiceCompiler {
     known: BTreeMap<ObjectName, Known>,
     /// Who wants an entry: the oldest Service has it.
     claims: BTreeMap<ServiceKey, BTreeSet<(i64, ObjectName)>>,
@@ -115,19 +116,6 @@ impl ServiceCompiler {
     /// Whether something did not fit.
     pub(super) fn is_short(&self) -> bool {
         self.problems().any(is_short)
-    }
-
-    /// Numbers that `tables`, found in the kernel, have are kept where their
-    /// meaning stays, and not handed out for anything else in the first update.
-    pub(super) fn adopt(&mut self, tables: &Tables) {
-        self.backends.reserve(tables);
-        for (_, service) in tables.services.iter() {
-            self.id_numbers.reserve(service.id, 1);
-        }
-        for (index, _) in tables.slots.iter() {
-            self.slot_numbers.reserve(index, 1);
-        }
-        self.found = Some(tables.clone());
     }
 
     /// Every address of a Service.
@@ -200,35 +188,42 @@ impl ServiceCompiler {
     /// Service's or ceased to be.
     pub(super) fn update(&mut self, inputs: Inputs<'_>, tables: &mut Tables) -> BTreeSet<IpAddr> {
         let mut touched = BTreeSet::new();
-        while let Some(name) = self.dirty.pop_first() {
-            let service = inputs.state.services.get(&name);
-            let service = service
-                .map(AsRef::as_ref)
-                .filter(|service| service.is_proxied);
-            self.claim_vips(&name, service, &mut touched);
-            let mut wanted = service.map_or_else(Vec::new, |s| self.frontends(inputs, s));
-            let created = service.map_or(0, |service| service.created);
-            self.claim_keys(&name, created, &wanted);
-            self.problems.remove(&name);
-            wanted.retain(|frontend| {
-                let claims = self.claims.get(&frontend.key);
-                let winner = claims.and_then(BTreeSet::first);
-                let wins = winner.is_none_or(|(_, winner)| *winner == name);
-                if !wins && let Some((_, winner)) = winner {
-                    let problem = Problem::ServiceContested {
-                        service: name.clone(),
-                        winner: winner.clone(),
-                    };
-                    self.problems.entry(name.clone()).or_default().push(problem);
-                }
-                wins
-            });
-            self.program(&name, wanted, tables);
+        while !self.dirty.is_empty() {
+            // All claims before any entry: nobody takes what another is to have.
+            let mut claimed = Vec::new();
+            for name in std::mem::take(&mut self.dirty) {
+                let service = inputs.state.services.get(&name);
+                let service = service.map(AsRef::as_ref).filter(|s| s.is_proxied);
+                self.claim_vips(&name, service, &mut touched);
+                let wanted = service.map_or_else(Vec::new, |s| self.frontends(inputs, s));
+                let created = service.map_or(0, |service| service.created);
+                self.claim_keys(&name, created, &wanted);
+                claimed.push((name, wanted));
+            }
+            for (name, mut wanted) in claimed {
+                self.problems.remove(&name);
+                wanted.retain(|frontend| self.wins(&name, frontend.key));
+                self.program(&name, wanted, tables);
+            }
         }
         if let Some(found) = self.found.take() {
             self.sweep(&found, tables);
         }
         touched
+    }
+
+    /// Whether the Service has the entry; it is a problem if not.
+    fn wins(&mut self, name: &ObjectName, key: ServiceKey) -> bool {
+        let winner = self.claims.get(&key).and_then(BTreeSet::first);
+        let Some((_, winner)) = winner.filter(|(_, winner)| winner != name) else {
+            return true;
+        };
+        let problem = Problem::ServiceContested {
+            service: name.clone(),
+            winner: winner.clone(),
+        };
+        self.problems.entry(name.clone()).or_default().push(problem);
+        false
     }
 
     fn claim_vips(
@@ -480,60 +475,6 @@ impl ServiceCompiler {
         let id = adopted.or_else(|| self.id_numbers.take(1))?;
         self.ids.insert(port, (id, 1));
         Some(id)
-    }
-
-    /// The found range of this entry if it has these backends and no others;
-    /// in any case found backends keep their ids.
-    fn adopt_range(&mut self, key: ServiceKey, wanted: &[Identity]) -> Option<u32> {
-        let found = self.found.as_ref()?;
-        let service = found.services.get(&key)?;
-        let indexes = service.base..service.base.checked_add(service.count)?;
-        let is_v6 = key.vip.is_ipv6();
-        let mut listed = Vec::new();
-        for index in indexes {
-            let id = found.slots.get(&index)?;
-            let backend = found
-                .backends
-                .get(&super::tables::BackendKey { is_v6, id })?;
-            listed.push((id, backend));
-        }
-        let mut is_same = listed.len() == wanted.len() && !listed.is_empty();
-        for (place, (id, backend)) in listed.into_iter().enumerate() {
-            let at = (backend.address, backend.port);
-            let same = wanted
-                .iter()
-                .find(|identity| (identity.address, identity.port) == at);
-            if let Some(identity) = same.filter(|_| backend.is_live) {
-                self.backends.adopt(*identity, id);
-                is_same &= wanted.get(place) == Some(identity);
-            } else {
-                is_same = false;
-            }
-        }
-        let adopts = is_same && self.slot_numbers.adopt(service.base, service.count);
-        adopts.then_some(service.base)
-    }
-
-    /// Removes what was found in the kernel and is no Service's any more.
-    fn sweep(&mut self, found: &Tables, tables: &mut Tables) {
-        let programmed = || self.known.values().flat_map(|known| &known.programmed);
-        let keys: BTreeSet<ServiceKey> = programmed().map(|p| p.frontend.key).collect();
-        let slots = programmed().flat_map(|p| {
-            let count = u32::try_from(p.backends.len()).expect("fewer than backend ids");
-            p.base..p.base + count
-        });
-        let slots: BTreeSet<u32> = slots.collect();
-        for (key, _) in found.services.iter().filter(|(key, _)| !keys.contains(key)) {
-            tables.services.set(key, None);
-        }
-        for (index, _) in found
-            .slots
-            .iter()
-            .filter(|(index, _)| !slots.contains(index))
-        {
-            tables.slots.set(index, None);
-        }
-        self.backends.sweep(tables);
     }
 }
 

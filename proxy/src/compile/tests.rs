@@ -3,6 +3,7 @@
 
 mod naive;
 mod policy;
+mod service;
 mod world;
 
 /// Runs `check` with many seeds (`FAIRLEAD_CASES`), or the one of `FAIRLEAD_SEED`.

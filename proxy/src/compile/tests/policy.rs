@@ -9,6 +9,7 @@ use super::for_seeds;
 use super::naive::{self, End};
 use super::world::{self, NODE, PORTS, Random, v4, v6};
 use crate::compile::{Compiler, Direction, Input, Owner, Tables, Write};
+use crate::explain::{self, Judged};
 use crate::model::Object;
 
 const PROTOCOLS: [u8; 5] = [
@@ -126,6 +127,31 @@ fn check_verdicts(compiler: &Compiler, random: &mut Random) {
     }
 }
 
+/// An explanation says what the tables say, and names a rule that says so.
+#[track_caller]
+fn check_explanations(compiler: &Compiler, random: &mut Random) {
+    for probe in probes(compiler, random, 300) {
+        let endpoint = compiler.tables().endpoints.get(&probe.slot).unwrap();
+        let judged = Judged {
+            slot: probe.slot,
+            direction: probe.direction,
+            set: match probe.direction {
+                Direction::Ingress => endpoint.ingress_set,
+                Direction::Egress => endpoint.egress_set,
+            },
+            class: compiler.tables().class_of(probe.peer),
+            protocol: probe.protocol,
+            port: probe.port,
+        };
+        let reason = explain::reason(compiler, &judged);
+        assert_eq!(
+            reason.allows(),
+            judge(compiler.tables(), probe),
+            "{probe:?} {reason}"
+        );
+    }
+}
+
 fn step(compiler: &mut Compiler, inputs: Vec<Input>) -> Vec<Write> {
     let update = compiler.update(inputs);
     assert!(!update.again, "{:?}", compiler.problems());
@@ -140,6 +166,7 @@ fn compiled_tables_judge_as_the_policies_say() {
         let events = (0..60).map(|_| world::event(&mut random)).collect();
         step(&mut compiler, events);
         check_verdicts(&compiler, &mut random);
+        check_explanations(&compiler, &mut random);
     });
 }
 

@@ -6,9 +6,9 @@ use serde_json::{Value, json};
 use super::{
     Causes, PLAIN, Resource, Rules, Subresource, pod,
     table::{AGE_COLUMN, Column, count},
-    template::{self, at_least, fill, one_of},
+    template::{self, at_least, one_of},
 };
-use crate::{cache::Selector, status::Cause};
+use crate::{cache::Selector, defaults, status::Cause};
 
 /// `apps/v1`.
 pub const ALL: &[&Resource] = &[
@@ -100,21 +100,7 @@ pub static DAEMON_SET: Resource = Resource {
     ],
     generation: true,
     rules: Rules {
-        default: |o| {
-            let spec = &mut o["spec"];
-            template::default_spec(&mut spec["template"]["spec"]);
-            fill(spec, "revisionHistoryLimit", || json!(10));
-            fill(spec, "updateStrategy", || json!({}));
-            let strategy = &mut spec["updateStrategy"];
-            fill(strategy, "type", || json!("RollingUpdate"));
-            if strategy["type"] == "RollingUpdate" {
-                fill(strategy, "rollingUpdate", || json!({}));
-                fill(&mut strategy["rollingUpdate"], "maxUnavailable", || {
-                    json!(1)
-                });
-                fill(&mut strategy["rollingUpdate"], "maxSurge", || json!(0));
-            }
-        },
+        default: defaults::daemon_set,
         validate: |o, causes| {
             workload(o, causes);
             let strategy = &o["spec"]["updateStrategy"];
@@ -169,23 +155,7 @@ pub static DEPLOYMENT: Resource = Resource {
     ],
     generation: true,
     rules: Rules {
-        default: |o| {
-            let spec = &mut o["spec"];
-            template::default_spec(&mut spec["template"]["spec"]);
-            fill(spec, "replicas", || json!(1));
-            fill(spec, "revisionHistoryLimit", || json!(10));
-            fill(spec, "progressDeadlineSeconds", || json!(600));
-            fill(spec, "strategy", || json!({}));
-            let strategy = &mut spec["strategy"];
-            fill(strategy, "type", || json!("RollingUpdate"));
-            if strategy["type"] == "RollingUpdate" {
-                fill(strategy, "rollingUpdate", || json!({}));
-                fill(&mut strategy["rollingUpdate"], "maxUnavailable", || {
-                    json!("25%")
-                });
-                fill(&mut strategy["rollingUpdate"], "maxSurge", || json!("25%"));
-            }
-        },
+        default: defaults::deployment,
         validate: |o, causes| {
             workload(o, causes);
             let spec = &o["spec"];
@@ -260,10 +230,7 @@ pub static REPLICA_SET: Resource = Resource {
     columns: REPLICA_COLUMNS,
     generation: true,
     rules: Rules {
-        default: |o| {
-            template::default_spec(&mut o["spec"]["template"]["spec"]);
-            fill(&mut o["spec"], "replicas", || json!(1));
-        },
+        default: defaults::replica_set,
         validate: |o, causes| {
             workload(o, causes);
             at_least(&o["spec"], "spec", "replicas", 0, causes);
@@ -297,7 +264,7 @@ pub static STATEFUL_SET: Resource = Resource {
     ],
     generation: true,
     rules: Rules {
-        default: default_stateful_set,
+        default: defaults::stateful_set,
         validate: |o, causes| {
             workload(o, causes);
             at_least(&o["spec"], "spec", "replicas", 0, causes);
@@ -348,35 +315,6 @@ const STATEFUL_SET_MUTABLE: &[&str] = &[
     "persistentVolumeClaimRetentionPolicy",
     "minReadySeconds",
 ];
-
-fn default_stateful_set(object: &mut Value) {
-    let spec = &mut object["spec"];
-    template::default_spec(&mut spec["template"]["spec"]);
-    fill(spec, "replicas", || json!(1));
-    fill(spec, "podManagementPolicy", || json!("OrderedReady"));
-    fill(spec, "revisionHistoryLimit", || json!(10));
-    fill(spec, "updateStrategy", || json!({}));
-    let strategy = &mut spec["updateStrategy"];
-    fill(strategy, "type", || json!("RollingUpdate"));
-    if strategy["type"] == "RollingUpdate" {
-        fill(strategy, "rollingUpdate", || json!({}));
-        fill(&mut strategy["rollingUpdate"], "partition", || json!(0));
-    }
-    fill(spec, "persistentVolumeClaimRetentionPolicy", || json!({}));
-    let policy = &mut spec["persistentVolumeClaimRetentionPolicy"];
-    fill(policy, "whenDeleted", || json!("Retain"));
-    fill(policy, "whenScaled", || json!("Retain"));
-    let claims = spec
-        .get_mut("volumeClaimTemplates")
-        .and_then(Value::as_array_mut);
-    for claim in claims.into_iter().flatten() {
-        fill(claim, "apiVersion", || json!("v1"));
-        fill(claim, "kind", || json!("PersistentVolumeClaim"));
-        fill(&mut claim["spec"], "volumeMode", || json!("Filesystem"));
-        fill(claim, "status", || json!({}));
-        fill(&mut claim["status"], "phase", || json!("Pending"));
-    }
-}
 
 fn ready_of(object: &Value, _now: Timestamp) -> Value {
     let wanted = count(object, "/spec/replicas");

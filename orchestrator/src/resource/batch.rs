@@ -7,9 +7,9 @@ use super::{
     Causes, PLAIN, Resource, Rules, SelectableField, Subresource,
     apps::label_selector,
     table::{self, AGE_COLUMN, Column, count},
-    template::{self, at_least, fill, one_of},
+    template::{self, at_least, one_of},
 };
-use crate::{cache::Selector, status::Cause};
+use crate::{cache::Selector, defaults, status::Cause};
 
 /// `batch/v1`.
 pub const ALL: &[&Resource] = &[&CRON_JOB, &JOB];
@@ -48,14 +48,7 @@ pub static CRON_JOB: Resource = Resource {
     ],
     generation: true,
     rules: Rules {
-        default: |o| {
-            let spec = &mut o["spec"];
-            fill(spec, "concurrencyPolicy", || json!("Allow"));
-            fill(spec, "suspend", || json!(false));
-            fill(spec, "successfulJobsHistoryLimit", || json!(3));
-            fill(spec, "failedJobsHistoryLimit", || json!(1));
-            template::default_spec(&mut spec["jobTemplate"]["spec"]["template"]["spec"]);
-        },
+        default: defaults::cron_job,
         validate: |o, causes| {
             let spec = &o["spec"];
             if spec["schedule"].as_str().unwrap_or_default().is_empty() {
@@ -127,23 +120,7 @@ pub static JOB: Resource = Resource {
     ],
     generation: true,
     rules: Rules {
-        default: |o| {
-            let spec = &mut o["spec"];
-            template::default_spec(&mut spec["template"]["spec"]);
-            if spec["completions"].is_null() && spec["parallelism"].is_null() {
-                spec["completions"] = json!(1);
-            }
-            fill(spec, "parallelism", || json!(1));
-            fill(spec, "completionMode", || json!("NonIndexed"));
-            fill(spec, "suspend", || json!(false));
-            fill(spec, "podReplacementPolicy", || {
-                json!("TerminatingOrFailed")
-            });
-            let per_index = !spec["backoffLimitPerIndex"].is_null();
-            fill(spec, "backoffLimit", || {
-                json!(if per_index { i64::from(i32::MAX) } else { 6 })
-            });
-        },
+        default: defaults::job,
         create: own_selector,
         validate: |o, causes| {
             job_spec(&o["spec"], "spec", causes);

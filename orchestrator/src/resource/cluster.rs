@@ -1,15 +1,15 @@
 //! Leases, slices of endpoints, network policies.
 
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use super::{
     Causes, PLAIN, Resource, Rules,
     apps::label_selector,
     pod,
     table::{self, AGE_COLUMN, Column},
-    template::{fill, one_of, port_number},
+    template::{one_of, port_number},
 };
-use crate::status::Cause;
+use crate::{defaults, status::Cause};
 
 /// coordination, discovery, networking, storage.
 pub const ALL: &[&Resource] = &[
@@ -71,19 +71,7 @@ pub static ENDPOINT_SLICE: Resource = Resource {
     ],
     generation: true,
     rules: Rules {
-        default: |o| {
-            for port in o
-                .get_mut("ports")
-                .and_then(Value::as_array_mut)
-                .into_iter()
-                .flatten()
-            {
-                fill(port, "protocol", || json!("TCP"));
-                if port["name"].is_null() {
-                    port["name"] = json!("");
-                }
-            }
-        },
+        default: defaults::endpoint_slice,
         validate: validate_slice,
         validate_update: |new, old, causes| {
             if new["addressType"] != old["addressType"] {
@@ -174,25 +162,7 @@ pub static NETWORK_POLICY: Resource = Resource {
     ],
     generation: true,
     rules: Rules {
-        default: |o| {
-            let spec = &mut o["spec"];
-            if spec["policyTypes"].as_array().is_none_or(Vec::is_empty) {
-                spec["policyTypes"] = if spec["egress"].as_array().is_some_and(|e| !e.is_empty()) {
-                    json!(["Ingress", "Egress"])
-                } else {
-                    json!(["Ingress"])
-                };
-            }
-            for direction in ["ingress", "egress"] {
-                let rules = spec.get_mut(direction).and_then(Value::as_array_mut);
-                for rule in rules.into_iter().flatten() {
-                    let ports = rule.get_mut("ports").and_then(Value::as_array_mut);
-                    for port in ports.into_iter().flatten() {
-                        fill(port, "protocol", || json!("TCP"));
-                    }
-                }
-            }
-        },
+        default: defaults::network_policy,
         validate: validate_policy,
         ..PLAIN
     },

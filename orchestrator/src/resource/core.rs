@@ -7,7 +7,7 @@ use super::{
     pod, service, storage,
     table::{self, AGE_COLUMN, Column},
 };
-use crate::status::Cause;
+use crate::{defaults, status::Cause};
 
 /// `v1`.
 pub const ALL: &[&Resource] = &[
@@ -42,6 +42,10 @@ pub static ENDPOINTS: Resource = Resource {
         Column::text("Endpoints", |o, _| service::endpoints_cell(o)),
         AGE_COLUMN,
     ],
+    rules: Rules {
+        default: defaults::endpoints,
+        ..PLAIN
+    },
     ..Resource::namespaced("endpoints", "", "Endpoints", "endpoints", "endpoints")
 };
 
@@ -152,6 +156,7 @@ pub static REPLICATION_CONTROLLER: Resource = Resource {
     columns: super::apps::REPLICA_COLUMNS,
     generation: true,
     rules: Rules {
+        default: defaults::replication_controller,
         orphans: true,
         ..PLAIN
     },
@@ -175,22 +180,7 @@ pub static SECRET: Resource = Resource {
         AGE_COLUMN,
     ],
     rules: Rules {
-        default: |o| {
-            if o["type"].as_str().unwrap_or_default().is_empty() {
-                o["type"] = json!("Opaque");
-            }
-            // Plain text is for writing only.
-            let plain = o.as_object_mut().and_then(|map| map.remove("stringData"));
-            for (key, value) in plain
-                .as_ref()
-                .and_then(Value::as_object)
-                .into_iter()
-                .flatten()
-            {
-                use base64::{Engine as _, engine::general_purpose::STANDARD};
-                o["data"][key] = STANDARD.encode(value.as_str().unwrap_or_default()).into();
-            }
-        },
+        default: defaults::secret,
         validate: validate_secret,
         validate_update: |new, old, causes| {
             if new["type"] != old["type"] {

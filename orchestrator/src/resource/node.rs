@@ -7,6 +7,8 @@ use super::{
     table::{self, AGE_COLUMN, Column},
 };
 
+use crate::defaults;
+
 /// A machine that runs pods.
 pub static NODE: Resource = Resource {
     short_names: &["no"],
@@ -39,6 +41,7 @@ pub static NODE: Resource = Resource {
         .wide(),
     ],
     rules: Rules {
+        default: defaults::node,
         status_writes_labels: true,
         // Upstream lets a node register with its status.
         keeps_status: true,

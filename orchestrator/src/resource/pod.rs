@@ -8,7 +8,7 @@ use super::{
     table::{self, AGE_COLUMN, Column},
     template,
 };
-use crate::status::Cause;
+use crate::{defaults, status::Cause};
 
 /// Containers that run together.
 pub static POD: Resource = Resource {
@@ -55,7 +55,7 @@ pub static POD: Resource = Resource {
     ],
     generation: true,
     rules: Rules {
-        default: |o| template::default_spec(&mut o["spec"]),
+        default: defaults::pod,
         create: |o| {
             let class = template::qos_class(&o["spec"]);
             o["status"] = json!({"phase": "Pending", "qosClass": class});
@@ -90,7 +90,11 @@ pub static POD_TEMPLATE: Resource = Resource {
         }),
     ],
     rules: Rules {
-        default: |o| template::default_spec(&mut o["template"]["spec"]),
+        default: |o| {
+            if let Some(template) = o.get_mut("template").and_then(Value::as_object_mut) {
+                defaults::pod_template(template);
+            }
+        },
         validate: |o, causes| {
             template::validate_spec(&o["template"]["spec"], "template.spec", causes);
         },

@@ -6,9 +6,9 @@ use std::{collections::HashSet, net::IpAddr};
 use super::{
     Causes, NameRule, PLAIN, Resource, Rules, SelectableField, Subresource, pod,
     table::{AGE_COLUMN, Column, text_or},
-    template::{fill, one_of, port_name_problem, port_number},
+    template::{one_of, port_name_problem, port_number},
 };
-use crate::status::Cause;
+use crate::{defaults, status::Cause};
 
 /// A stable address before changing pods.
 pub static SERVICE: Resource = Resource {
@@ -29,7 +29,7 @@ pub static SERVICE: Resource = Resource {
     ],
     rules: Rules {
         name: NameRule::Label1035,
-        default: default_service,
+        default: defaults::service,
         validate: validate_service,
         validate_update: |new, old, causes| {
             let external = |o: &Value| o["spec"]["type"] == "ExternalName";
@@ -62,41 +62,6 @@ pub static SERVICE: Resource = Resource {
     },
     ..Resource::namespaced("services", "", "Service", "services", "service")
 };
-
-fn default_service(object: &mut Value) {
-    let spec = &mut object["spec"];
-    fill(spec, "type", || json!("ClusterIP"));
-    fill(spec, "sessionAffinity", || json!("None"));
-    if spec["sessionAffinity"] == "ClientIP" && spec["sessionAffinityConfig"].is_null() {
-        spec["sessionAffinityConfig"] = json!({"clientIP": {"timeoutSeconds": 10800}});
-    }
-    if spec["sessionAffinity"] == "None" {
-        drop(
-            spec.as_object_mut()
-                .and_then(|map| map.remove("sessionAffinityConfig")),
-        );
-    }
-    let kind = spec["type"].as_str().unwrap_or_default().to_owned();
-    if matches!(kind.as_str(), "NodePort" | "LoadBalancer") {
-        fill(spec, "externalTrafficPolicy", || json!("Cluster"));
-    }
-    if kind == "LoadBalancer" {
-        fill(spec, "allocateLoadBalancerNodePorts", || json!(true));
-    }
-    if kind != "ExternalName" {
-        fill(spec, "internalTrafficPolicy", || json!("Cluster"));
-    }
-    for port in spec
-        .get_mut("ports")
-        .and_then(Value::as_array_mut)
-        .into_iter()
-        .flatten()
-    {
-        fill(port, "protocol", || json!("TCP"));
-        let number = port["port"].clone();
-        fill(port, "targetPort", || number);
-    }
-}
 
 fn validate_service(object: &Value, causes: &mut Causes) {
     let spec = &object["spec"];

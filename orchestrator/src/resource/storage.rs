@@ -5,9 +5,8 @@ use serde_json::{Value, json};
 use super::{
     PLAIN, Resource, Rules, Subresource,
     table::{self, AGE_COLUMN, Column},
-    template::fill,
 };
-use crate::status::Cause;
+use crate::{defaults, status::Cause};
 
 /// A claim to storage.
 pub static PERSISTENT_VOLUME_CLAIM: Resource = Resource {
@@ -35,6 +34,7 @@ pub static PERSISTENT_VOLUME_CLAIM: Resource = Resource {
         .wide(),
     ],
     rules: Rules {
+        default: defaults::persistent_volume_claim,
         returns_deleted: true,
         create: |o| o["status"] = json!({"phase": "Pending"}),
         ..PLAIN
@@ -84,6 +84,7 @@ pub static PERSISTENT_VOLUME: Resource = Resource {
         .wide(),
     ],
     rules: Rules {
+        default: defaults::persistent_volume,
         returns_deleted: true,
         create: |o| o["status"] = json!({"phase": "Pending"}),
         ..PLAIN
@@ -138,10 +139,7 @@ pub static STORAGE_CLASS: Resource = Resource {
         AGE_COLUMN,
     ],
     rules: Rules {
-        default: |o| {
-            fill(o, "reclaimPolicy", || json!("Delete"));
-            fill(o, "volumeBindingMode", || json!("Immediate"));
-        },
+        default: defaults::storage_class,
         validate: |o, causes| {
             if o["provisioner"].as_str().unwrap_or_default().is_empty() {
                 causes.push(Cause::required("provisioner", ""));

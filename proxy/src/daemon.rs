@@ -17,7 +17,6 @@ use tokio::time::{Instant, sleep_until};
 use tracing::{debug, error, info, warn};
 
 use crate::admin::{Admin, Health, router};
-use crate::compile::Compiler;
 use crate::control::{self, Command, Request, Response};
 use crate::datapath::event::Events;
 use crate::datapath::{Datapath, Place, load::LoadError};
@@ -29,6 +28,8 @@ use crate::source::{self, SourceId, api, directory};
 mod core;
 mod flow;
 mod pods;
+mod publish;
+mod repair;
 mod report;
 mod sweep;
 mod wait;
@@ -122,7 +123,7 @@ pub async fn run(
     let boot_id = std::fs::read_to_string(&boot).map_err(at("read", &boot))?;
     let names = config.sources.iter().map(describe).collect();
     let core = Core::new(
-        Compiler::new(&config.node),
+        &config.node,
         admin.clone(),
         names,
         records.clone(),
@@ -293,12 +294,9 @@ impl Daemon {
     async fn start(&mut self) {
         self.look_at_node().await;
         self.core.reload_records();
-        tokio::task::block_in_place(|| {
-            self.core.adopt();
-            self.core.repair_links();
-        });
+        tokio::task::block_in_place(|| self.core.repair_links());
         let endpoints = self.core.live().len();
-        info!(endpoints, "data path adopted");
+        info!(endpoints, "programs in force");
     }
 
     async fn serve(

@@ -7,23 +7,21 @@ use std::io;
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
-use proxy_ebpf::abi::{Endpoint, pin};
 use proxy_ebpf::addr::{Addr, V4, V6};
 use proxy_ebpf::record::EndpointRecord;
 use tracing::{debug, error, info, warn};
 
 use super::pods::{self, Live};
 use crate::admin::{Admin, unix_seconds};
-use crate::compile::{Compiler, Input, Tables, Update, Write};
+use crate::compile::{Compiler, Input, Update, Write};
 use crate::datapath::Datapath;
 use crate::datapath::read::{Extent, Found};
 use crate::datapath::write::WriteError;
 use crate::endpoints::Records;
-use crate::metrics::Fill;
-use crate::model::Change;
-use crate::netlink::{Node, PodPath};
+use crate::model::{Change, Key, Kind, Object, ObjectName, Pod};
+use crate::netlink::Node;
 use crate::source::{Event, Fault, SourceId};
 
 /// Updates that a full map may need to free room for one another.
@@ -49,6 +47,7 @@ enum Step {
 #[derive(Debug)]
 pub(super) struct Core {
     pub(super) compiler: Compiler,
+    node_name: String,
     pub(super) datapath: Arc<Datapath>,
     pub(super) admin: Admin,
     pub(super) sources: Vec<SourceState>,
@@ -56,17 +55,21 @@ pub(super) struct Core {
     record_directory: PathBuf,
     boot_id: String,
     pub(super) node: Node,
-    pending: Vec<Input>,
+    /// The last change of each object that the compilers have not seen.
+    pending: BTreeMap<Key, Change>,
+    adopted: bool,
     step: Step,
     /// Why the last attempt failed.
-    failure: Option<String>,
+    pub(super) failure: Option<String>,
+    /// When the maps' fill was last counted.
+    pub(super) fills_at: Option<Instant>,
     /// Settings that the daemon, not the compilers, decide.
     pub(super) flags: u32,
 }
 
 impl Core {
     pub(super) fn new(
-        compiler: Compiler,
+        node_name: &str,
         admin: Admin,
         sources: Vec<String>,
         record_directory: PathBuf,
@@ -77,7 +80,8 @@ impl Core {
             ..SourceState::default()
         };
         Self {
-            compiler,
+            compiler: Compiler::new(node_name),
+            node_name: node_name.to_owned(),
             datapath: Arc::clone(&admin.datapath),
             admin,
             sources: sources.into_iter().map(named).collect(),
@@ -85,26 +89,12 @@ impl Core {
             record_directory,
             boot_id,
             node: Node::default(),
-            pending: Vec::new(),
+            pending: BTreeMap::new(),
+            adopted: false,
             step: Step::Out,
             failure: None,
+            fills_at: None,
             flags: 0,
-        }
-    }
-
-    /// Begins with what is pinned: nothing of it is changed, and its numbers are
-    /// not given to anything else.
-    pub(super) fn adopt(&mut self) {
-        match self.datapath.read(Extent::ALL) {
-            Ok(found) => {
-                let (addresses, services) =
-                    (found.tables.addresses.len(), found.tables.services.len());
-                info!(
-                    endpoints = found.endpoints.len(),
-                    addresses, services, "maps adopted"
-                );
-            }
-            Err(error) => self.failure = Some(format!("cannot read the pinned maps: {error}")),
         }
     }
 
@@ -133,10 +123,15 @@ impl Core {
                 self.admin.update(|health| {
                     health.metrics.last_queued = unix_seconds(SystemTime::now());
                     for change in &changes {
-                        *health.metrics.changes.entry(kind(change)).or_default() += 1;
+                        *health
+                            .metrics
+                            .changes
+                            .entry(label(key(change).kind))
+                            .or_default() += 1;
                     }
                 });
-                self.pending.extend(changes.into_iter().map(Input::Object));
+                self.pending
+                    .extend(changes.into_iter().map(|change| (key(&change), change)));
             }
             Event::Synced => {
                 info!(source = %source.name, "source synced");
@@ -187,32 +182,69 @@ impl Core {
     /// from it. Before every source has spoken, the kernel is left as it is.
     pub(super) fn advance(&mut self) {
         let begin = Instant::now();
-        let mut inputs = std::mem::take(&mut self.pending);
-        inputs.push(Input::NodeAddresses(node_addresses(&self.node)));
-        let mut update = self.compiler.update(inputs);
-        // Only now, with the pods known: records may wait for their very pod.
-        let live = self.live();
-        let attach = pods::changes(self.compiler.attachments(), &live, self.compiler.state());
-        if !attach.is_empty() {
-            let second = self.compiler.update(attach);
-            update.writes.extend(second.writes);
-            update.again = second.again;
-        }
-        let compiled = begin.elapsed();
         if !self.is_synced() {
             self.publish(None);
             return;
         }
-        let result = match self.step {
-            Step::In => self.follow(update),
-            Step::Out => self.catch_up().map(drop),
+        let mut compiled = Duration::ZERO;
+        let result = match (self.adopted, &self.step) {
+            (false, _) => self.adopt(),
+            (true, Step::In) => {
+                let update = self.compile();
+                compiled = begin.elapsed();
+                self.follow(update)
+            }
+            (true, Step::Out) => self.catch_up(),
         };
         self.settle(result);
         self.publish(Some((compiled, begin.elapsed())));
     }
 
+    /// One update of the compilers with all that has happened.
+    pub(super) fn compile(&mut self) -> Update {
+        let attached = self.compiler.attachments();
+        let attach = pods::changes(attached, &self.live(), |name| self.pod(name));
+        let pending = std::mem::take(&mut self.pending).into_values();
+        let mut inputs: Vec<_> = pending.map(Input::Object).collect();
+        inputs.push(Input::NodeAddresses(node_addresses(&self.node)));
+        inputs.extend(attach);
+        self.compiler.update(inputs)
+    }
+
+    /// A pod as the sources have last described it.
+    pub(super) fn pod(&self, name: &ObjectName) -> Option<Arc<Pod>> {
+        let key = Key {
+            kind: Kind::Pod,
+            name: name.clone(),
+        };
+        match self.pending.get(&key) {
+            Some(Change::Upsert(Object::Pod(pod))) => Some(Arc::clone(pod)),
+            Some(_) => None,
+            None => self.compiler.state().pods.get(name).cloned(),
+        }
+    }
+
+    /// Begins with what is pinned: what still means the same stays.
+    fn adopt(&mut self) -> Result<(), StepError> {
+        let found = self.datapath.read(Extent::ALL)?;
+        // Read after the kernel: a slot in use had its record before.
+        self.reload_records();
+        info!(
+            endpoints = found.endpoints.len(),
+            addresses = found.tables.addresses.len(),
+            services = found.tables.services.len(),
+            "maps adopted"
+        );
+        self.compiler = Compiler::adopt(&self.node_name, found.tables.clone());
+        let update = self.compile();
+        self.adopted = true;
+        self.repair_endpoints(&found)?;
+        self.follow(update)?;
+        self.restore_flags(&found)
+    }
+
     /// Applies an update, and those that it needs after itself.
-    fn follow(&mut self, mut update: Update) -> Result<(), StepError> {
+    pub(super) fn follow(&mut self, mut update: Update) -> Result<(), StepError> {
         for _ in 0..ROUNDS {
             self.write(&update.writes)?;
             if !update.again {
@@ -223,7 +255,7 @@ impl Core {
         Ok(())
     }
 
-    fn write(&self, writes: &[Write]) -> Result<(), StepError> {
+    pub(super) fn write(&self, writes: &[Write]) -> Result<(), StepError> {
         if writes.is_empty() {
             return Ok(());
         }
@@ -234,138 +266,25 @@ impl Core {
         Ok(())
     }
 
-    /// Compares the kernel with the compilers' tables and writes the difference;
-    /// also clears slots that no record owns. What was different.
-    fn catch_up(&mut self) -> Result<Vec<Write>, StepError> {
+    /// Reads what the kernel has and writes what differs, after a write failed.
+    fn catch_up(&mut self) -> Result<(), StepError> {
         let found = self.datapath.read(Extent::ALL)?;
-        // Read after the kernel: a slot in use had its record before.
         self.reload_records();
-        let live = self.live();
-        let attach = pods::changes(self.compiler.attachments(), &live, self.compiler.state());
-        drop(self.compiler.update(attach));
-        self.reconcile(&found)
+        let mut update = self.compile();
+        self.repair_endpoints(&found)?;
+        self.write(&self.compiler.tables().writes_since(&found.tables))?;
+        if update.again {
+            update = self.compiler.update([]);
+            self.follow(update)?;
+        }
+        self.restore_flags(&found)
     }
 
-    fn reconcile(&mut self, found: &Found) -> Result<Vec<Write>, StepError> {
-        self.repair_endpoints(found)?;
-        let writes = self.compiler.tables().writes_since(&found.tables);
-        self.write(&writes)?;
-        if found.flags != self.flags {
-            self.write(&[Write::Decision(self.compiler.tables().decision)])?;
+    fn restore_flags(&self, found: &Found) -> Result<(), StepError> {
+        if found.flags == self.flags {
+            return Ok(());
         }
-        Ok(writes)
-    }
-
-    /// Clears slots without a record and writes whole endpoints that differ in
-    /// what the plugin wrote.
-    fn repair_endpoints(&self, found: &Found) -> Result<u64, StepError> {
-        let mut repaired = 0;
-        let live = self.live();
-        let now = SystemTime::now();
-        for (slot, _) in found
-            .endpoints
-            .iter()
-            .filter(|(slot, _)| !live.contains_key(slot))
-        {
-            self.datapath
-                .maps
-                .endpoints
-                .set(slot, &Endpoint::default())?;
-            info!(slot, "an endpoint without a record was cleared");
-            repaired += 1;
-        }
-        let there: BTreeMap<u32, Endpoint> = found.endpoints.iter().copied().collect();
-        for (slot, stored) in live.iter().filter(|(_, stored)| stored.is_settled(now)) {
-            let policy = self.compiler.tables().endpoints.get(slot);
-            let wanted = pods::endpoint(&stored.record, policy);
-            let is = there.get(slot).copied().unwrap_or_default();
-            if without_policy(is) != without_policy(wanted) {
-                self.datapath.maps.endpoints.set(slot, &wanted)?;
-                warn!(slot, pod = ?stored.record.pod, "an endpoint that differed was put back");
-                repaired += 1;
-            }
-        }
-        Ok(repaired)
-    }
-
-    /// Looks for what others changed in the maps and puts it back.
-    pub(super) fn audit(&mut self) {
-        if !self.is_synced() || !self.is_in_step() {
-            self.advance();
-            return;
-        }
-        let result = self.audit_maps();
-        let result = result.map(|repaired| {
-            if repaired > 0 {
-                warn!(
-                    elements = repaired,
-                    "map contents that differed were put back"
-                );
-                self.count_repair("map", repaired);
-            }
-        });
-        self.settle(result);
-        self.publish(None);
-    }
-
-    fn audit_maps(&mut self) -> Result<u64, StepError> {
-        let found = self.datapath.read(Extent::of(self.compiler.tables()))?;
-        self.reload_records();
-        let live = self.live();
-        let attach = pods::changes(self.compiler.attachments(), &live, self.compiler.state());
-        // What is news to the compilers is no tampering: apply it first.
-        let mut expected = found;
-        let update = self.compiler.update(attach);
-        self.write(&update.writes)?;
-        for write in &update.writes {
-            expected.tables.apply(*write);
-        }
-        let endpoints = self.repair_endpoints(&expected)?;
-        let writes = self.compiler.tables().writes_since(&expected.tables);
-        self.write(&writes)?;
-        let mut repaired = writes
-            .iter()
-            .filter(|write| **write != Write::Grace)
-            .count();
-        if expected.flags != self.flags {
-            self.write(&[Write::Decision(self.compiler.tables().decision)])?;
-            repaired += 1;
-        }
-        Ok(endpoints + u64::try_from(repaired).unwrap_or(u64::MAX))
-    }
-
-    /// Writes one endpoint's sets, classes and addresses whatever the kernel
-    /// has: the plugin has just written its defaults over them.
-    pub(super) fn rewrite_endpoint(&mut self, slot: u32) {
-        if !self.is_synced() || !self.is_in_step() {
-            return;
-        }
-        let tables = self.compiler.tables();
-        let Some(policy) = tables.endpoints.get(&slot) else {
-            return;
-        };
-        let ips = self
-            .compiler
-            .attachments()
-            .get(&slot)
-            .map(|attachment| &attachment.ips);
-        let mut writes: Vec<Write> = ips
-            .into_iter()
-            .flatten()
-            .map(|ip| Write::Address(*ip, tables.addresses.get(ip)))
-            .collect();
-        writes.push(Write::EndpointClasses {
-            slot,
-            v4: policy.class_v4,
-            v6: policy.class_v6,
-        });
-        writes.push(Write::EndpointSets {
-            slot,
-            ingress: policy.ingress_set,
-            egress: policy.egress_set,
-        });
-        let result = self.write(&writes);
-        self.settle(result);
+        self.write(&[Write::Decision(self.compiler.tables().decision)])
     }
 
     /// Sets the flags that the daemon decides.
@@ -381,57 +300,7 @@ impl Core {
         }
     }
 
-    /// Attaches what should be attached and is not.
-    pub(super) fn repair_links(&mut self) {
-        let mut result = self.datapath.ensure_socket_links();
-        let now = SystemTime::now();
-        let mut made = Vec::new();
-        for stored in self.live().values().filter(|stored| stored.is_settled(now)) {
-            let record = &stored.record;
-            match self
-                .datapath
-                .ensure_pod_links(&record.host_ifname, record.host_ifindex)
-            {
-                Ok(links) => made.extend(links),
-                Err(error) => {
-                    result = Err(error);
-                }
-            }
-        }
-        match result {
-            Ok(links) => made.extend(links),
-            Err(error) => {
-                error!(%error, "cannot attach a program");
-                self.failure = Some(format!("cannot attach a program: {error}"));
-            }
-        }
-        if !made.is_empty() {
-            info!(links = ?made, "programs attached");
-            self.count_repair("link", u64::try_from(made.len()).unwrap_or(u64::MAX));
-        }
-        match self.datapath.remove_dead_links() {
-            Ok(links) if !links.is_empty() => debug!(?links, "links of gone interfaces removed"),
-            Ok(_) => {}
-            Err(error) => warn!(%error, "cannot look through the pinned links"),
-        }
-    }
-
-    /// The ways through the host's stack that settled endpoints must have.
-    pub(super) fn wanted_paths(&self) -> BTreeSet<PodPath> {
-        let now = SystemTime::now();
-        let live = self.live();
-        let settled = live.values().filter(|stored| stored.is_settled(now));
-        settled
-            .flat_map(|stored| pods::paths(&stored.record))
-            .collect()
-    }
-
-    pub(super) fn count_repair(&self, what: &'static str, count: u64) {
-        self.admin
-            .update(|health| *health.metrics.repairs.entry(what).or_default() += count);
-    }
-
-    fn settle(&mut self, result: Result<(), StepError>) {
+    pub(super) fn settle(&mut self, result: Result<(), StepError>) {
         match result {
             Ok(()) => {
                 self.step = Step::In;
@@ -450,80 +319,37 @@ impl Core {
             }
         }
     }
-
-    /// Everything that is not as it should be, one line each.
-    pub(super) fn errors(&self) -> Vec<String> {
-        let problems = self.compiler.problems();
-        self.failure
-            .iter()
-            .cloned()
-            .chain(problems.iter().map(ToString::to_string))
-            .collect()
-    }
-
-    fn publish(&self, sync: Option<(std::time::Duration, std::time::Duration)>) {
-        let tables = self.compiler.tables();
-        let unsynced = self.sources.iter().filter(|source| !source.is_synced);
-        let unsynced: Vec<_> = unsynced.map(|source| source.name.clone()).collect();
-        let mut rejected: BTreeMap<&'static str, u64> = BTreeMap::new();
-        for key in self.compiler.state().rejected.keys() {
-            *rejected.entry(key.kind.name()).or_default() += 1;
-        }
-        let live = self.live();
-        let state = self.compiler.state();
-        let unknown = live.values().filter(|stored| {
-            stored.record.pod.is_some() && pods::known_pod(&stored.record, state).is_none()
-        });
-        let (endpoints, unknown) = (count(live.len()), count(unknown.count()));
-        let faults = self.sources.iter().map(|source| source.faults.len()).sum();
-        let fills = fills(tables, &self.datapath, live.len());
-        let errors = self.failure.clone().into_iter().collect();
-        self.admin.update(|health| {
-            let metrics = &mut health.metrics;
-            if let Some((compiled, total)) = sync.filter(|_| self.is_in_step()) {
-                metrics.compile_duration.observe(compiled);
-                metrics.sync_duration.observe(total);
-                metrics.last_sync = unix_seconds(SystemTime::now());
-            }
-            metrics.rejected = rejected;
-            metrics.endpoints = endpoints;
-            metrics.endpoints_pending = unknown;
-            metrics.source_faults = count(faults);
-            metrics.generation = tables.decision.generation;
-            metrics.fills.extend(fills);
-            health.unsynced = unsynced;
-            health.errors = errors;
-            let waits = !self.is_in_step() && self.is_synced();
-            health.dirty_since = waits.then(|| health.dirty_since.unwrap_or_else(SystemTime::now));
-        });
-    }
 }
 
-fn count(number: usize) -> u64 {
+pub(super) fn count(number: usize) -> u64 {
     u64::try_from(number).unwrap_or(u64::MAX)
 }
 
 #[derive(Debug, thiserror::Error)]
-enum StepError {
+pub(super) enum StepError {
     #[error("cannot read the maps: {0}")]
     Read(#[from] io::Error),
     #[error(transparent)]
     Write(#[from] WriteError),
 }
 
-fn kind(change: &Change) -> &'static str {
-    let kind = match change {
-        Change::Upsert(object) => object.key().kind,
-        Change::Remove(key) => key.kind,
-        Change::Reject(rejected) => rejected.key.kind,
-    };
+fn key(change: &Change) -> Key {
+    match change {
+        Change::Upsert(object) => object.key(),
+        Change::Remove(key) => key.clone(),
+        Change::Reject(rejected) => rejected.key.clone(),
+    }
+}
+
+/// The metric label of a kind.
+const fn label(kind: Kind) -> &'static str {
     match kind {
-        crate::model::Kind::Node => "node",
-        crate::model::Kind::Namespace => "namespace",
-        crate::model::Kind::Pod => "pod",
-        crate::model::Kind::Service => "service",
-        crate::model::Kind::EndpointSlice => "endpointslice",
-        crate::model::Kind::NetworkPolicy => "networkpolicy",
+        Kind::Node => "node",
+        Kind::Namespace => "namespace",
+        Kind::Pod => "pod",
+        Kind::Service => "service",
+        Kind::EndpointSlice => "endpointslice",
+        Kind::NetworkPolicy => "networkpolicy",
     }
 }
 
@@ -534,89 +360,4 @@ fn node_addresses(node: &Node) -> BTreeSet<IpAddr> {
         IpAddr::from(V6::GATEWAY.octets()),
     ];
     node.addresses.iter().copied().chain(gateways).collect()
-}
-
-/// The part of an endpoint that the plugin alone writes.
-fn without_policy(endpoint: Endpoint) -> Endpoint {
-    Endpoint {
-        ingress_set: 0,
-        egress_set: 0,
-        class_v4: 0,
-        class_v6: 0,
-        ..endpoint
-    }
-}
-
-/// How full the maps are that the compilers fill.
-fn fills(tables: &Tables, datapath: &Datapath, endpoints: usize) -> Vec<(&'static str, Fill)> {
-    let maps = &datapath.maps;
-    let fill = |used: usize, max: u32| Fill {
-        used: u32::try_from(used).unwrap_or(u32::MAX),
-        max,
-    };
-    let of_family = |is_v6: bool| {
-        (
-            tables
-                .addresses
-                .iter()
-                .filter(|(ip, _)| ip.is_ipv6() == is_v6)
-                .count(),
-            tables
-                .cidrs
-                .iter()
-                .filter(|(cidr, _)| cidr.is_v6() == is_v6)
-                .count(),
-            tables
-                .services
-                .iter()
-                .filter(|(key, _)| key.vip.is_ipv6() == is_v6)
-                .count(),
-            tables
-                .backends
-                .iter()
-                .filter(|(key, b)| key.is_v6 == is_v6 && b.is_live)
-                .count(),
-        )
-    };
-    let (v4, v6) = (of_family(false), of_family(true));
-    vec![
-        (
-            pin::ENDPOINTS,
-            fill(endpoints, maps.endpoints.max_entries()),
-        ),
-        (
-            pin::ADDRESSES_V4,
-            fill(v4.0, maps.v4.addresses.max_entries()),
-        ),
-        (
-            pin::ADDRESSES_V6,
-            fill(v6.0, maps.v6.addresses.max_entries()),
-        ),
-        (pin::CIDRS_V4, fill(v4.1, maps.v4.cidrs.max_entries())),
-        (pin::CIDRS_V6, fill(v6.1, maps.v6.cidrs.max_entries())),
-        (pin::SERVICES_V4, fill(v4.2, maps.v4.services.max_entries())),
-        (pin::SERVICES_V6, fill(v6.2, maps.v6.services.max_entries())),
-        (pin::BACKENDS_V4, fill(v4.3, maps.v4.backends.max_entries())),
-        (pin::BACKENDS_V6, fill(v6.3, maps.v6.backends.max_entries())),
-        (
-            pin::SLOTS,
-            fill(tables.slots.len(), maps.slots.max_entries()),
-        ),
-        (
-            pin::POLICY_SETS,
-            fill(tables.sets.len(), maps.policy_sets.max_entries()),
-        ),
-        (
-            pin::POLICY_PEERS,
-            fill(tables.peers.len(), maps.policy_peers.max_entries()),
-        ),
-        (
-            pin::POLICY_PORTS,
-            fill(tables.ports.len(), maps.policy_ports.max_entries()),
-        ),
-        (
-            pin::POLICY_RANGES,
-            fill(tables.ranges.len(), maps.policy_ranges.max_entries()),
-        ),
-    ]
 }

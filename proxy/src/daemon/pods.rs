@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use proxy_ebpf::abi::{Endpoint, SET_CLOSED, SET_NONE};
@@ -32,7 +33,9 @@ pub(super) fn live<'a>(
         if record.slot == 0 || record.host_ifindex == 0 || record.boot_id != boot_id {
             continue;
         }
-        let exists = interfaces.get(&record.host_ifname) == Some(&record.host_ifindex);
+        // Before the first look at the node nothing counts as gone.
+        let exists = interfaces.is_empty()
+            || interfaces.get(&record.host_ifname) == Some(&record.host_ifindex);
         if !exists && stored.is_settled(now) {
             continue;
         }
@@ -67,8 +70,11 @@ pub(super) fn known_pod<'a>(record: &EndpointRecord, state: &'a State) -> Option
 
 /// What the compilers shall know of a record. Until the very pod is known its
 /// name is withheld: its predecessor's policies are not its own.
-fn attachment(record: &EndpointRecord, state: &State) -> Attachment {
-    let is_other = |pod: &ObjectName| state.pods.get(pod).is_some_and(|pod| !is_of(record, pod));
+fn attachment(
+    record: &EndpointRecord,
+    find: impl Fn(&ObjectName) -> Option<Arc<Pod>>,
+) -> Attachment {
+    let is_other = |name: &ObjectName| find(name).is_some_and(|pod| !is_of(record, &pod));
     let pod = record.pod.as_ref();
     let pod = pod.map(|pod| ObjectName::new(&pod.namespace, &pod.name));
     Attachment {
@@ -78,12 +84,17 @@ fn attachment(record: &EndpointRecord, state: &State) -> Attachment {
     }
 }
 
-/// The inputs that lead from `attached` to the live records.
-pub(super) fn changes(attached: &Attachments, live: &Live<'_>, state: &State) -> Vec<Input> {
+/// The inputs that lead from `attached` to the live records. `find`: a pod as
+/// the sources know it.
+pub(super) fn changes(
+    attached: &Attachments,
+    live: &Live<'_>,
+    find: impl Fn(&ObjectName) -> Option<Arc<Pod>>,
+) -> Vec<Input> {
     let gone = attached.keys().filter(|slot| !live.contains_key(slot));
     let mut inputs: Vec<_> = gone.map(|slot| Input::Detach { slot: *slot }).collect();
     for (slot, stored) in live {
-        let attachment = attachment(&stored.record, state);
+        let attachment = attachment(&stored.record, &find);
         if attached.get(slot) != Some(&attachment) {
             inputs.push(Input::Attach {
                 slot: *slot,
@@ -138,7 +149,6 @@ pub(super) fn paths(record: &EndpointRecord) -> impl Iterator<Item = PodPath> {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
     use std::time::Duration;
 
     use proxy_ebpf::record::PodRef;
@@ -220,9 +230,10 @@ mod tests {
     #[test]
     fn a_new_pod_does_not_get_the_policies_of_its_predecessor() {
         let stored = stored(1, "x", Some("new"), 60);
-        assert_eq!(attachment(&stored.record, &state("old")).pod, None);
+        let find = |uid| move |name: &ObjectName| state(uid).pods.get(name).cloned();
+        assert_eq!(attachment(&stored.record, find("old")).pod, None);
         assert!(known_pod(&stored.record, &state("old")).is_none());
-        let known = attachment(&stored.record, &state("new"));
+        let known = attachment(&stored.record, find("new"));
         assert_eq!(known.pod, Some(ObjectName::new("a", "x")));
         assert!(known_pod(&stored.record, &state("new")).is_some());
     }
@@ -231,8 +242,8 @@ mod tests {
     fn only_what_changed_is_told_to_the_compilers() {
         let stored = stored(1, "x", None, 60);
         let live = Live::from([(1, &stored)]);
-        let state = State::default();
-        let inputs = changes(&Attachments::new(), &live, &state);
+        let unknown = |_: &ObjectName| None;
+        let inputs = changes(&Attachments::new(), &live, unknown);
         let [
             Input::Attach {
                 slot: 1,
@@ -243,9 +254,9 @@ mod tests {
             panic!("{inputs:?}");
         };
         let attached = Attachments::from([(1, attachment.clone())]);
-        assert_eq!(changes(&attached, &live, &state), []);
+        assert_eq!(changes(&attached, &live, unknown), []);
         assert_eq!(
-            changes(&attached, &Live::new(), &state),
+            changes(&attached, &Live::new(), unknown),
             [Input::Detach { slot: 1 }]
         );
     }

@@ -17,6 +17,8 @@ use crate::random::Random;
 /// Pods of the node under test in every generated cluster.
 pub const LOCAL_PODS: usize = 6;
 const REMOTE_PODS: usize = 3;
+/// Services at most.
+const SERVICES: usize = 3;
 const NAMESPACES: [&str; 3] = ["blue", "green", "red"];
 const KEYS: [&str; 3] = ["app", "tier", "kubernetes.io/metadata.name"];
 const VALUES: [&str; 4] = ["a", "b", "blue", "green"];
@@ -337,7 +339,7 @@ fn selector(random: &mut Random) -> Selector {
 }
 
 fn services(random: &mut Random, cluster: &mut Cluster) {
-    let count = random.below(4);
+    let count = random.below(SERVICES + 1);
     cluster.services = (0..count).map(|index| service(random, index)).collect();
 }
 

@@ -135,6 +135,15 @@ impl Kernel {
         HashMap::try_from(map).unwrap()
     }
 
+    /// Removes all entries of a hash map.
+    pub fn clear<K: Pod, V: Pod>(&mut self, name: &str) {
+        let mut map = self.hash::<K, V>(name);
+        let keys: Vec<K> = map.keys().map(Result::unwrap).collect();
+        for key in keys {
+            map.remove(&key).unwrap();
+        }
+    }
+
     pub fn endpoint(&self, slot: u32) -> Endpoint {
         self.endpoints.get(&slot, 0).unwrap()
     }

@@ -9,4 +9,4 @@ pub mod flow;
 pub mod policy;
 pub mod service;
 
-pub use flow::{Drop, Expected, Oracle, Verdict};
+pub use flow::{Drop, Expected, Oracle, SourcePort, Verdict};

@@ -90,7 +90,11 @@ impl NetworkPolicy {
             None => Selector::default(),
         };
         let types = spec.policy_types.as_deref().unwrap_or_default();
-        let (ingress, egress) = directions(check, types, spec.egress.is_some());
+        let (ingress, egress) = directions(
+            check,
+            types,
+            spec.egress.as_ref().is_some_and(|rules| !rules.is_empty()),
+        );
         let ingress_rules = spec.ingress.iter().flatten().enumerate();
         let ingress_rules = ingress_rules.map(|(index, rule)| {
             let path = format!("spec.ingress[{index}]");
@@ -126,7 +130,7 @@ impl NetworkPolicy {
 }
 
 /// (ingress, egress): `types` if it lists any, otherwise ingress, and egress if
-/// the policy has that section.
+/// the policy has an egress rule (an empty list is none, as upstream defaults it).
 pub(super) fn directions<S: AsRef<str>>(
     check: &mut Check,
     types: &[S],

@@ -3,7 +3,7 @@
 
 use std::net::IpAddr;
 
-use super::{PORTS, pod_ip, service_ip, world_ip};
+use super::{PORTS, SERVICES, pod_ip, service_ip, world_ip};
 use crate::cluster::Cluster;
 use crate::generate::LOCAL_PODS;
 use crate::packet::{Body, Extension, ExtensionKind, IcmpError, Ip, body, flag};
@@ -169,6 +169,10 @@ fn decorate(random: &mut Random, ip: &mut Ip) {
 /// Where a packet from this address enters, if it can be made to.
 fn entry_of(cluster: &Cluster, src: IpAddr, dst: IpAddr) -> Option<Entry> {
     let number = |ip: IpAddr| (0..LOCAL_PODS).find(|pod| pod_ip(ip.is_ipv6(), true, *pod) == ip);
+    // No machine has a Service's address.
+    if (0..SERVICES).any(|index| service_ip(src.is_ipv6(), index) == src) {
+        return None;
+    }
     match (number(src), number(dst)) {
         (Some(pod), _) => Some(Entry::Pod(pod)),
         (None, Some(pod)) if cluster.is_local_node(src) => Some(Entry::Host(pod)),

@@ -6,10 +6,10 @@
 //!   no known flow is admitted if either direction would be (so that a lost
 //!   table breaks nothing).
 //! - A flow is judged again, in the direction it was opened, after any change.
-//! - A flow is surely known only if an end was isolated when it was admitted,
-//!   or an address was translated; otherwise it may or may not be.
-//! - An ICMP error about a known flow passes like the flow; any other is judged
-//!   as ICMP, which only rules without ports match.
+//! - A flow is surely known only if policies kept anything from an end when it
+//!   was admitted, or an address was translated; otherwise it may or may not be.
+//! - An ICMP error about a known flow passes; any other is judged as ICMP, which
+//!   only rules without ports match.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -54,9 +54,20 @@ pub struct Expected {
     /// The packet as it goes on, where it does; hop limit as before. Of a
     /// fragment the transport header is not rewritten here.
     pub ip: Option<Ip>,
-    /// The source port may be another than `ip`'s: it is taken towards the backend.
-    pub other_source_port: bool,
+    pub source_port: SourcePort,
     effect: Effect,
+}
+
+/// The source port that a translated packet leaves with.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum SourcePort {
+    /// The client's.
+    #[default]
+    Kept,
+    /// Any but the client's: that is taken towards the backend.
+    Another,
+    /// The client's may be taken, by a flow that may not be known.
+    Any,
 }
 
 /// What the evaluator remembers if the outcome was the one that happened.
@@ -159,7 +170,7 @@ impl Oracle {
             flow.doubtful |= effect.doubt.iter().any(|tuple| tuple.is(flow.opener));
         }
         if let Some(mut flow) = effect.flow {
-            if let Some(port) = source_port.filter(|_| expected.other_source_port) {
+            if let Some(port) = source_port.filter(|_| expected.source_port != SourcePort::Kept) {
                 flow.opener.sport = port;
             }
             self.flows.retain(|old| {
@@ -201,7 +212,7 @@ impl Oracle {
                 Err(verdict) => all.push(Expected {
                     verdict,
                     ip: None,
-                    other_source_port: false,
+                    source_port: SourcePort::Kept,
                     effect: Effect::default(),
                 }),
                 Ok(route) => {
@@ -221,7 +232,7 @@ impl Oracle {
             return vec![Expected {
                 verdict: Verdict::Deliver(ip.dst),
                 ip: Some(ip.clone()),
-                other_source_port: false,
+                source_port: SourcePort::Kept,
                 effect: Effect::default(),
             }];
         }
@@ -312,7 +323,7 @@ impl Oracle {
             sent: tuple,
             real: flow.opener,
             client: Some(tuple),
-            other_source_port: false,
+            source_port: SourcePort::Kept,
             affinity: None,
         };
         let target = service::target(&self.cluster, tuple.dst, tuple.dport, tuple.protocol);
@@ -326,6 +337,10 @@ impl Oracle {
             return vec![Ok(stay)];
         }
         let mut all = Vec::new();
+        if target == Target::Plain {
+            // The Service is gone: its connections may end with it.
+            all.push(Ok(self.route_back(tuple)));
+        }
         let listed = self.cluster.services.iter().any(|service| {
             service.ips.contains(&tuple.dst)
                 && service
@@ -343,6 +358,7 @@ impl Oracle {
                     all.extend(backends.into_iter().map(|b| Ok(self.route_to(tuple, b))));
                 }
                 Target::NoLocalEndpoint => all.push(Err(Verdict::Drop(Drop::NoLocalEndpoint))),
+                Target::Plain => {}
                 _ => all.push(Err(Verdict::Reject)),
             }
         }
@@ -371,7 +387,11 @@ impl Oracle {
             dport: backend.1,
             ..sent
         };
-        let taken = self.flows.iter().any(|flow| flow.opener.is(real));
+        let source_port = match self.flows.iter().find(|flow| flow.opener.is(real)) {
+            None => SourcePort::Kept,
+            Some(flow) if flow.doubtful => SourcePort::Any,
+            Some(_) => SourcePort::Another,
+        };
         let sticky = self
             .cluster
             .services
@@ -382,7 +402,7 @@ impl Oracle {
             sent,
             real,
             client: Some(sent),
-            other_source_port: taken,
+            source_port,
             affinity: sticky.then_some((key, backend)),
         }
     }
@@ -397,7 +417,7 @@ impl Oracle {
             sent,
             real: sent,
             client: answered.and_then(|flow| flow.client),
-            other_source_port: false,
+            source_port: SourcePort::Kept,
             affinity: None,
         }
     }
@@ -417,7 +437,9 @@ impl Oracle {
             client: route.client,
             closing,
         };
-        let fresh = || self.admit_new(real, tcp, opens, &flow);
+        // To a Service only its clients open connections.
+        let midstream = tcp && !opens && route.client.is_none();
+        let fresh = || self.admit_new(real, midstream, &flow);
         let known = self.flows.iter().find(|known| known.opener.is(real));
         let Some(known) = known.filter(|_| !opens) else {
             return fresh();
@@ -461,7 +483,16 @@ impl Oracle {
             }
         }
         if known.doubtful {
+            // Known or not: which end counts as the opener from now on is open too.
             all.extend(fresh());
+            let watched = self.is_watched(real);
+            for flow in all
+                .iter_mut()
+                .filter_map(|(_, effect)| effect.flow.as_mut())
+            {
+                flow.either |= flow.opener.protocol == protocol::TCP;
+                flow.doubtful &= !watched;
+            }
         }
         all
     }
@@ -469,8 +500,7 @@ impl Oracle {
     fn admit_new(
         &self,
         real: Tuple,
-        tcp: bool,
-        opens: bool,
+        midstream: bool,
         flow: &dyn Fn(Tuple, bool) -> Flow,
     ) -> Vec<Admission> {
         let admitted = |opener, either| {
@@ -484,7 +514,6 @@ impl Oracle {
             )
         };
         let forward = self.refusals(real);
-        let midstream = tcp && !opens;
         let backward = if midstream {
             Some(self.refusals(real.reversed()))
         } else {
@@ -533,7 +562,7 @@ impl Oracle {
         refusals
     }
 
-    /// Whether an end is an isolated pod of this node, in any direction.
+    /// Whether an end is a pod of this node that policies keep anything from.
     fn is_watched(&self, tuple: Tuple) -> bool {
         [tuple.src, tuple.dst].into_iter().any(|ip| {
             self.cluster
@@ -542,7 +571,7 @@ impl Oracle {
                 .is_some_and(|pod| {
                     [Direction::Ingress, Direction::Egress]
                         .into_iter()
-                        .any(|direction| policy::is_isolated(&self.cluster, pod, direction))
+                        .any(|direction| policy::is_restricted(&self.cluster, pod, direction))
                 })
         })
     }
@@ -572,7 +601,7 @@ impl Oracle {
         Expected {
             verdict: self.towards(ip.dst),
             ip: Some(ip),
-            other_source_port: route.other_source_port,
+            source_port: route.source_port,
             effect,
         }
     }
@@ -605,13 +634,13 @@ impl Oracle {
                 if !seen_by_server && !seen_by_client {
                     continue;
                 }
-                let refusals = self.refusals(flow.opener);
-                let stands = flow.generation == self.generation || refusals.is_empty();
-                if !stands {
-                    all.extend(refusals.into_iter().map(dropped));
-                    continue;
+                // A change since may have revoked the flow; whether that is known
+                // shows only with its next own packet.
+                let stale = flow.generation != self.generation;
+                if stale {
+                    all.extend(self.refusals(flow.opener).into_iter().map(dropped));
                 }
-                sure |= !flow.doubtful;
+                sure |= !flow.doubtful && !stale;
                 all.push(self.translated_error(ip, flow, seen_by_server));
             }
         }
@@ -626,7 +655,7 @@ impl Oracle {
                 all.push(Expected {
                     verdict: self.towards(ip.dst),
                     ip: Some(ip.clone()),
-                    other_source_port: false,
+                    source_port: SourcePort::Kept,
                     effect: Effect::default(),
                 });
             } else {
@@ -657,7 +686,7 @@ impl Oracle {
         Expected {
             verdict: self.towards(ip.dst),
             ip: Some(ip),
-            other_source_port: false,
+            source_port: SourcePort::Kept,
             effect: Effect::default(),
         }
     }
@@ -670,7 +699,7 @@ struct Route {
     sent: Tuple,
     real: Tuple,
     client: Option<Tuple>,
-    other_source_port: bool,
+    source_port: SourcePort,
     affinity: Option<(AffinityKey, (IpAddr, u16))>,
 }
 
@@ -692,7 +721,7 @@ fn dropped(reason: Drop) -> Expected {
     Expected {
         verdict: Verdict::Drop(reason),
         ip: None,
-        other_source_port: false,
+        source_port: SourcePort::Kept,
         effect: Effect::default(),
     }
 }

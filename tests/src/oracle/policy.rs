@@ -49,12 +49,29 @@ pub fn sides(cluster: &Cluster, traffic: &Traffic) -> (Side, Side) {
     (egress, ingress)
 }
 
-/// Whether any policy isolates the pod in this direction.
-pub fn is_isolated(cluster: &Cluster, pod: &Pod, direction: Direction) -> bool {
-    cluster
-        .policies
-        .iter()
-        .any(|policy| selects(policy, pod, direction))
+/// Whether policies keep anything from the pod in this direction: one isolates
+/// it, and none has a rule for every peer and every port.
+pub fn is_restricted(cluster: &Cluster, pod: &Pod, direction: Direction) -> bool {
+    let of_pod = || {
+        cluster
+            .policies
+            .iter()
+            .filter(|policy| selects(policy, pod, direction))
+    };
+    let mut rules = of_pod().flat_map(|policy| rules(policy, direction));
+    let empty = |rule: &Rule| {
+        rule.peers.as_deref().unwrap_or_default().is_empty()
+            && rule.ports.as_deref().unwrap_or_default().is_empty()
+    };
+    of_pod().next().is_some() && !rules.any(empty)
+}
+
+fn rules(policy: &Policy, direction: Direction) -> &[Rule] {
+    let rules = match direction {
+        Direction::Ingress => &policy.ingress,
+        Direction::Egress => &policy.egress,
+    };
+    rules.as_deref().unwrap_or_default()
 }
 
 /// Union of all policies that select the pod.
@@ -70,11 +87,7 @@ fn judge(
         if !selects(policy, pod, direction) {
             continue;
         }
-        let rules = match direction {
-            Direction::Ingress => &policy.ingress,
-            Direction::Egress => &policy.egress,
-        };
-        let allows = rules.iter().flatten().any(|rule| {
+        let allows = rules(policy, direction).iter().any(|rule| {
             peer_matches(cluster, policy, rule, peer) && port_matches(cluster, rule, traffic)
         });
         if allows {

@@ -6,6 +6,9 @@
     reason = "tests fail by panicking and say how far they came"
 )]
 
+mod apply;
 mod damage;
+mod differential;
 mod link;
 mod node;
+mod world;

@@ -15,6 +15,7 @@ use crate::model::{Change, Key, Kind, Object, ObjectName, Pod, State};
 mod alloc;
 mod owner;
 pub(crate) mod policy;
+pub mod sample;
 mod service;
 pub mod tables;
 #[cfg(test)]
@@ -150,9 +151,10 @@ impl Compiler {
         }
     }
 
-    /// For the node of this name, whose maps hold `found`: all array elements
-    /// that are not zero, and all entries. The first update should have all that
-    /// the sources say; it leaves in place what still means the same.
+    /// For the node of this name, whose maps hold `found`: all entries, and all
+    /// array elements that are not zero. The first update must have everything
+    /// that the sources say: what still means the same keeps its numbers and is
+    /// not written, the rest is moved over in order or removed.
     pub fn adopt(node: &str, mut found: Tables) -> Self {
         let mut compiler = Self::new(node);
         found.take_delta();
@@ -200,11 +202,10 @@ impl Compiler {
 
     /// Takes in what happened; the writes that follow from it.
     pub fn update(&mut self, inputs: impl IntoIterator<Item = Input>) -> Update {
-        if !self.adopting {
+        if !std::mem::take(&mut self.adopting) {
             self.policy.settle();
             self.services.settle();
         }
-        self.adopting = false;
         let mut work = Work::default();
         if std::mem::take(&mut self.stale) {
             work.rebuild = true;

@@ -17,7 +17,7 @@ pub(super) const LOCAL_PODS: u64 = 5;
 const NAMES: [&str; 3] = ["http", "dns", "admin"];
 pub(super) const PORTS: [u16; 9] = [1, 53, 79, 80, 81, 443, 8080, 9000, 65535];
 
-/// SplitMix64.
+/// `SplitMix64`.
 #[derive(Clone, Debug)]
 pub(super) struct Random(pub(super) u64);
 
@@ -235,7 +235,7 @@ pub(super) fn event(random: &mut Random) -> Input {
             let index = random.below(2);
             let node = Node {
                 name: format!("n{index}"),
-                addresses: [v4(20 + index), v6(20 + index)][..1 + usize::from(random.chance(50))]
+                addresses: [v4(20 + index), v6(20 + index)][..=usize::from(random.chance(50))]
                     .to_vec(),
                 ..Node::default()
             };

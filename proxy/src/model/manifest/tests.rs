@@ -11,8 +11,8 @@ fn document(value: Value) -> Document {
     }
 }
 
-fn faults(value: Value) -> Vec<(String, String)> {
-    match parse(&document(value), Unknown::Reject) {
+fn faults(value: &Value) -> Vec<(String, String)> {
+    match parse(&document(value.clone()), Unknown::Reject) {
         Parsed::Rejected(rejected) => {
             let errors = rejected.errors.into_iter();
             errors.map(|e| (e.path, e.reason)).collect()
@@ -30,8 +30,8 @@ fn policy(spec: &Value) -> Value {
 
 /// The one fault of a policy, as "path: reason".
 #[track_caller]
-fn check_policy(spec: Value, expected: &str) {
-    let faults = faults(policy(&spec));
+fn check_policy(spec: &Value, expected: &str) {
+    let faults = faults(&policy(spec));
     let lines: Vec<_> = faults.iter().map(|(p, r)| format!("{p}: {r}")).collect();
     assert_eq!(lines, [expected], "{spec}");
 }
@@ -46,66 +46,66 @@ fn closed(value: Value) -> NetworkPolicy {
     }
 }
 
-fn with_ingress(rule: Value) -> Value {
+fn with_ingress(rule: &Value) -> Value {
     json!({"podSelector": {}, "ingress": [rule]})
 }
 
 #[test]
 fn faults_of_policies_name_field_and_reason() {
     check_policy(
-        json!({"podSelector": {}, "egres": []}),
+        &json!({"podSelector": {}, "egres": []}),
         "spec.egres: unknown field",
     );
     check_policy(
-        with_ingress(json!({"from": [{"ipBlock": {"cidr": "10.0.0.0/33"}}]})),
+        &with_ingress(&json!({"from": [{"ipBlock": {"cidr": "10.0.0.0/33"}}]})),
         "spec.ingress[0].from[0].ipBlock.cidr: \"10.0.0.0/33\" is not a CIDR",
     );
     check_policy(
-        with_ingress(
-            json!({"from": [{"ipBlock": {"cidr": "10.0.0.0/8", "except": ["11.0.0.0/16"]}}]}),
+        &with_ingress(
+            &json!({"from": [{"ipBlock": {"cidr": "10.0.0.0/8", "except": ["11.0.0.0/16"]}}]}),
         ),
         "spec.ingress[0].from[0].ipBlock.except[0]: 11.0.0.0/16 is not within 10.0.0.0/8",
     );
     check_policy(
-        with_ingress(
-            json!({"from": [{"ipBlock": {"cidr": "10.0.0.0/8", "except": ["10.0.0.0/8"]}}]}),
+        &with_ingress(
+            &json!({"from": [{"ipBlock": {"cidr": "10.0.0.0/8", "except": ["10.0.0.0/8"]}}]}),
         ),
         "spec.ingress[0].from[0].ipBlock.except[0]: 10.0.0.0/8 is not within 10.0.0.0/8",
     );
     check_policy(
-        with_ingress(json!({"ports": [{"port": 0}]})),
+        &with_ingress(&json!({"ports": [{"port": 0}]})),
         "spec.ingress[0].ports[0].port: 0 is not a port",
     );
     check_policy(
-        with_ingress(json!({"ports": [{"port": 65536}]})),
+        &with_ingress(&json!({"ports": [{"port": 65536}]})),
         "spec.ingress[0].ports[0].port: 65536 is not a port",
     );
     check_policy(
-        with_ingress(json!({"ports": [{"port": 90, "endPort": 80}]})),
+        &with_ingress(&json!({"ports": [{"port": 90, "endPort": 80}]})),
         "spec.ingress[0].ports[0].endPort: 80 is below port 90",
     );
     check_policy(
-        with_ingress(json!({"ports": [{"port": "http", "endPort": 80}]})),
+        &with_ingress(&json!({"ports": [{"port": "http", "endPort": 80}]})),
         "spec.ingress[0].ports[0].endPort: cannot follow a named port",
     );
     check_policy(
-        with_ingress(json!({"ports": [{"endPort": 80}]})),
+        &with_ingress(&json!({"ports": [{"endPort": 80}]})),
         "spec.ingress[0].ports[0].endPort: has no port to start from",
     );
     check_policy(
-        with_ingress(json!({"ports": [{"port": 80, "protocol": "tcp"}]})),
+        &with_ingress(&json!({"ports": [{"port": 80, "protocol": "tcp"}]})),
         "spec.ingress[0].ports[0].protocol: unknown protocol \"tcp\"",
     );
     check_policy(
-        with_ingress(json!({"from": [{}]})),
+        &with_ingress(&json!({"from": [{}]})),
         "spec.ingress[0].from[0]: names no peer",
     );
     check_policy(
-        with_ingress(json!({"from": [{"podSelector": {}, "ipBlock": {"cidr": "::/0"}}]})),
+        &with_ingress(&json!({"from": [{"podSelector": {}, "ipBlock": {"cidr": "::/0"}}]})),
         "spec.ingress[0].from[0]: has an ipBlock and a selector",
     );
     check_policy(
-        json!({"podSelector": {}, "policyTypes": ["ingress"]}),
+        &json!({"podSelector": {}, "policyTypes": ["ingress"]}),
         "spec.policyTypes[0]: unknown policy type \"ingress\"",
     );
 }
@@ -117,26 +117,26 @@ fn faults_of_selectors_name_field_and_reason() {
             {"key": "app", "operator": operator, "values": values}]}})
     };
     check_policy(
-        expression("Is", json!(["a"])),
+        &expression("Is", json!(["a"])),
         "spec.podSelector.matchExpressions[0].operator: unknown operator \"Is\"",
     );
     check_policy(
-        expression("Exists", json!(["a"])),
+        &expression("Exists", json!(["a"])),
         "spec.podSelector.matchExpressions[0].values: Exists takes no values",
     );
     check_policy(
-        expression("NotIn", json!([])),
+        &expression("NotIn", json!([])),
         "spec.podSelector.matchExpressions[0].values: NotIn needs at least one value",
     );
     check_policy(
-        json!({"podSelector": {"matchLabels": {"-a": "b"}}}),
+        &json!({"podSelector": {"matchLabels": {"-a": "b"}}}),
         "spec.podSelector.matchLabels: \"-a\" is not a label key",
     );
     check_policy(
-        json!({"podSelector": {"matchLabels": {"a": "b c"}}}),
+        &json!({"podSelector": {"matchLabels": {"a": "b c"}}}),
         "spec.podSelector.matchLabels: \"b c\" is not a label value",
     );
-    let wrong_type = faults(policy(&json!({"podSelector": {"matchLabels": {"a": 1}}})));
+    let wrong_type = faults(&policy(&json!({"podSelector": {"matchLabels": {"a": 1}}})));
     assert_eq!(wrong_type[0].0, "spec.podSelector.matchLabels.a");
 }
 
@@ -273,5 +273,5 @@ fn an_api_server_may_know_more_fields_than_we() {
         parse(&document(node.clone()), Unknown::Ignore),
         Parsed::Object(_)
     ));
-    assert_eq!(faults(node)[0].0, "spec.fieldOfTheFuture");
+    assert_eq!(faults(&node)[0].0, "spec.fieldOfTheFuture");
 }

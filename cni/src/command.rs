@@ -15,9 +15,11 @@ use crate::state::StateError;
 use crate::sysctl::SysctlError;
 
 mod add;
+mod chain;
 mod check;
 mod del;
 mod gc;
+mod shared;
 mod status;
 
 /// Carries out the call. What is returned goes to stdout.

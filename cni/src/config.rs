@@ -18,7 +18,7 @@ use crate::spec::{Code, Failure, Version};
 
 mod runtime;
 
-pub(crate) use runtime::{Runtime, Shape};
+pub(crate) use runtime::{Bandwidth, Runtime, Shape};
 
 /// Keys that may stand in a configuration; runtimes add those of the second line.
 const KNOWN: &[&str] = &[
@@ -69,7 +69,7 @@ pub(crate) enum DataPath {
     /// Refuse ADD: a pod never runs outside of the data path.
     #[default]
     Required,
-    /// Plain kernel routing until the daemon takes the pod over.
+    /// Plain kernel routing: the pod stays outside of the data path.
     Optional,
 }
 

@@ -66,38 +66,27 @@ pub(crate) struct Pins {
     v6: Map<V6, Address>,
 }
 
-/// What the maps must say of a pod.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Pod<'a> {
-    pub(crate) ifindex: u32,
-    pub(crate) ips: &'a [IpAddr],
-    pub(crate) mac: Mac,
-    pub(crate) host_mac: Mac,
-    pub(crate) default_policy: DefaultPolicy,
-}
-
-impl Pod<'_> {
-    fn endpoint(&self) -> Endpoint {
-        let set = match self.default_policy {
-            DefaultPolicy::Closed => SET_CLOSED,
-            DefaultPolicy::Open => SET_NONE,
-        };
-        let mut endpoint = Endpoint {
-            ifindex: self.ifindex,
-            ingress_set: set,
-            egress_set: set,
-            mac: self.mac.octets(),
-            gateway_mac: self.host_mac.octets(),
-            ..Endpoint::default()
-        };
-        for ip in self.ips {
-            match ip {
-                IpAddr::V4(ip) => endpoint.v4 = V4::new(ip.octets()),
-                IpAddr::V6(ip) => endpoint.v6 = V6::new(ip.octets()),
-            }
+/// What the maps must say of a pod before the daemon says more.
+fn endpoint(record: &EndpointRecord, mac: Mac, host_mac: Mac) -> Endpoint {
+    let set = match record.default_policy {
+        DefaultPolicy::Closed => SET_CLOSED,
+        DefaultPolicy::Open => SET_NONE,
+    };
+    let mut endpoint = Endpoint {
+        ifindex: record.host_ifindex,
+        ingress_set: set,
+        egress_set: set,
+        mac: mac.octets(),
+        gateway_mac: host_mac.octets(),
+        ..Endpoint::default()
+    };
+    for ip in &record.ips {
+        match ip {
+            IpAddr::V4(ip) => endpoint.v4 = V4::new(ip.octets()),
+            IpAddr::V6(ip) => endpoint.v6 = V6::new(ip.octets()),
         }
-        endpoint
     }
+    endpoint
 }
 
 impl Pins {
@@ -156,20 +145,21 @@ impl Pins {
         Ok(found.unwrap_or_default())
     }
 
-    /// Writes a pod's endpoint, then its addresses.
-    pub(crate) fn add(&self, slot: u32, pod: &Pod<'_>) -> Result<()> {
+    /// Writes a pod's endpoint to the record's slot, then its addresses.
+    pub(crate) fn add(&self, record: &EndpointRecord, mac: Mac, host_mac: Mac) -> Result<()> {
+        let slot = record.slot;
         self.nat_clients
             .set(&Word(slot), &Word(0))
             .map_err(map_failed("write", pin::NAT_CLIENTS))?;
         self.endpoints
-            .set(&Word(slot), &pod.endpoint())
+            .set(&Word(slot), &endpoint(record, mac, host_mac))
             .map_err(map_failed("write", pin::ENDPOINTS))?;
         let address = Address {
             class: 0,
             slot,
             kind: kind::LOCAL_POD,
         };
-        for ip in pod.ips {
+        for ip in &record.ips {
             match ip {
                 IpAddr::V4(ip) => self
                     .v4

@@ -58,6 +58,7 @@ pub(crate) struct Pair<'a> {
 /// A link as the kernel has it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Link {
+    pub(crate) name: String,
     pub(crate) ifindex: u32,
     /// The other side's index in its own namespace, for a veth.
     pub(crate) peer: u32,
@@ -78,6 +79,10 @@ impl Link {
             .find(libc::IFLA_ADDRESS)
             .and_then(<[u8]>::first_chunk::<6>);
         Some(Self {
+            name: attributes
+                .find_text(libc::IFLA_IFNAME)
+                .unwrap_or_default()
+                .to_owned(),
             ifindex: answer.word(4),
             peer: attributes.find_u32(libc::IFLA_LINK).unwrap_or_default(),
             mac: mac.map(|octets| Mac::from_octets(*octets)),
@@ -173,6 +178,17 @@ pub(crate) fn find(socket: &Socket, name: &str) -> Result<Option<Link>> {
     }
 }
 
+/// The link of that number, if there is one.
+fn find_index(socket: &Socket, ifindex: u32) -> Result<Option<Link>> {
+    let mut batch = Batch::default();
+    batch.message("ask for a link", libc::RTM_GETLINK, 0, &ifinfo(ifindex, 0));
+    match socket.send(batch) {
+        Ok(answers) => Ok(answers.iter().find_map(Link::read)),
+        Err(error) if error.errno() == Some(Errno::NODEV) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
 /// Waits until packets pass both ways. What the kernel does in the background,
 /// within microseconds: it takes note that the host side, which went up first,
 /// has a carrier, and enters the pod's IPv6 addresses in its routing table.
@@ -247,15 +263,7 @@ pub(crate) fn uplink_mtu(socket: &Socket) -> Result<u32> {
         let Some(uplink) = uplink else {
             continue;
         };
-        let mut batch = Batch::default();
-        batch.message(
-            "ask for the uplink's MTU",
-            libc::RTM_GETLINK,
-            0,
-            &ifinfo(uplink, 0),
-        );
-        let answers = socket.send(batch)?;
-        if let Some(link) = answers.iter().find_map(Link::read) {
+        if let Some(link) = find_index(socket, uplink)? {
             return Ok(link.mtu);
         }
     }

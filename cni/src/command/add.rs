@@ -2,18 +2,17 @@
 //! the pod's policy in force, in this order.
 
 use std::net::IpAddr;
-use std::time::Duration;
 
 use ipnetwork::IpNetwork;
-use proxy_ebpf::record::{Answer, DefaultPolicy, EndpointRecord, Notice};
+use proxy_ebpf::record::EndpointRecord;
 use serde_json::Value;
 
-use super::{delegate, delegated, gc, warn};
-use crate::config::{DataPath, Ipam, Network, Runtime, Settings};
-use crate::daemon::{self, Told};
-use crate::datapath::{Pins, Pod};
+use super::shared::{self, Wishes};
+use super::{chain, delegate, delegated, gc, warn};
+use crate::config::{Ipam, Network};
+use crate::datapath::Pins;
 use crate::delegate::Delegate;
-use crate::env::{Args, Attachment, Call};
+use crate::env::{Attachment, Call};
 use crate::link::{self, Link, Pair, Socket};
 use crate::mac::Mac;
 use crate::netns::NetNs;
@@ -25,12 +24,10 @@ use crate::sysctl;
 /// All that ADD works with.
 struct Work<'a> {
     network: &'a Network,
-    settings: Settings,
-    runtime: Runtime,
+    wishes: Wishes,
     ipam: Ipam,
     attachment: &'a Attachment,
     netns: NetNs,
-    host_ifname: String,
     pod_mac: Mac,
     host_mac: Mac,
     state: State,
@@ -43,33 +40,43 @@ pub(super) fn run(network: &Network, call: &Call) -> Result<Value, Failure> {
         return Err(Failure::new(Code::InvalidEnvironment, "not set: CNI_NETNS"));
     };
     network.check_fields()?;
-    let settings = network.settings()?;
-    let mut runtime = network.runtime()?;
-    let args = Args::parse(&call.args)?;
-    let ipam = network.ipam()?;
-    if let Some(ip) = args.ip
-        && runtime.ips.is_empty()
-    {
-        runtime.ips.push(ip);
-    }
+    let wishes = Wishes::read(network, &call.args)?;
+    let previous = network.previous();
+    let ipam = previous.is_none().then(|| network.ipam()).transpose()?;
     let netns = NetNs::open(path)?.ok_or_else(|| {
         let message = format!("CNI_NETNS {} does not exist", path.display());
         Failure::new(Code::UnknownContainer, message)
     })?;
-    let state = State::open(&network.state_dir)?;
-    refuse_existing(&state, attachment)?;
-    let work = Work {
-        pins: pins(network, &settings)?,
+    let mut record = EndpointRecord {
+        version: 1,
+        network: network.name.clone(),
+        container_id: attachment.container_id.clone(),
+        ifname: attachment.ifname.clone(),
+        netns: path.display().to_string(),
+        slot: 0,
         host_ifname: attachment.host_ifname(),
-        pod_mac: runtime
-            .mac
-            .or(args.mac)
-            .unwrap_or_else(|| attachment.pod_mac()),
+        host_ifindex: 0,
+        mac: String::new(),
+        host_mac: String::new(),
+        ips: Vec::new(),
+        pod: wishes.args.pod.clone(),
+        default_policy: wishes.settings.default_policy,
+        port_mappings: wishes.runtime.port_mappings.clone(),
+        boot_id: state::boot_id()?,
+    };
+    let (None, Some(ipam)) = (previous, ipam) else {
+        let previous = previous.unwrap_or(&Value::Null);
+        return chain::run(network, attachment, &wishes, &netns, record, previous);
+    };
+    let state = State::open(&network.state_dir)?;
+    shared::refuse_existing(&state, attachment)?;
+    let work = Work {
+        pins: shared::pins(network, &wishes.settings)?,
+        pod_mac: wishes.mac().unwrap_or_else(|| attachment.pod_mac()),
         host_mac: attachment.host_mac(),
         socket: Socket::open()?,
         network,
-        settings,
-        runtime,
+        wishes,
         ipam,
         attachment,
         netns,
@@ -77,63 +84,28 @@ pub(super) fn run(network: &Network, call: &Call) -> Result<Value, Failure> {
     };
     let delegate = delegate(delegated(&work.ipam), network, call)?;
     let given = delegate.as_ref().map(Delegate::add).transpose()?;
-    let record = EndpointRecord {
-        version: 1,
-        network: network.name.clone(),
-        container_id: attachment.container_id.clone(),
-        ifname: attachment.ifname.clone(),
-        netns: path.display().to_string(),
-        slot: 0,
-        host_ifname: work.host_ifname.clone(),
-        host_ifindex: 0,
-        mac: work.pod_mac.to_string(),
-        host_mac: work.host_mac.to_string(),
-        ips: given
-            .iter()
-            .flat_map(|given| &given.ips)
-            .map(|ip| ip.address.ip())
-            .collect(),
-        pod: args.pod,
-        default_policy: work.settings.default_policy,
-        port_mappings: work.runtime.port_mappings.clone(),
-        boot_id: state::boot_id()?,
-    };
+    if let Some(given) = &given {
+        record.ips = given.ips.iter().map(|ip| ip.address.ip()).collect();
+    }
+    record.mac = work.pod_mac.to_string();
+    record.host_mac = work.host_mac.to_string();
     work.carry_out(record, given).inspect_err(|_| {
         // What is half done goes away at once; DEL would do the same.
-        let leftover = work.undo().err();
-        let leftover = delegate
-            .and_then(|delegate| delegate.call("DEL").err())
-            .or(leftover);
-        if let Some(leftover) = leftover {
-            warn(&format!("after a failed ADD: {}", leftover.message));
+        shared::undo(network, &work.state, &work.socket, attachment);
+        if let Some(failure) = delegate.and_then(|delegate| delegate.call("DEL").err()) {
+            warn(&format!("after a failed ADD: {}", failure.message));
         }
     })
 }
 
-fn pins(network: &Network, settings: &Settings) -> Result<Option<Pins>, Failure> {
-    let pins = Pins::open(&network.bpffs)?;
-    if pins.is_none() && settings.data_path == DataPath::Required {
-        let message = format!("no data path is pinned below {}", network.bpffs.display());
-        return Err(Failure::new(Code::TryAgainLater, message).hint(
-            "start fairlead-proxy on this node and see that it shares /sys/fs/bpf; \
-             or set \"dataPath\": \"optional\"",
-        ));
-    }
-    Ok(pins)
-}
-
-fn refuse_existing(state: &State, attachment: &Attachment) -> Result<(), Failure> {
-    let Some(record) = state.record(attachment)? else {
-        return Ok(());
-    };
-    if record.boot_id != state::boot_id()? {
+/// A delegated plugin may give more than a pod's endpoint holds.
+fn one_per_family(ips: &[IpAddr]) -> Result<(), Failure> {
+    let v6 = ips.iter().filter(|ip| ip.is_ipv6()).count();
+    if v6 <= 1 && ips.len() - v6 <= 1 {
         return Ok(());
     }
-    let message = format!(
-        "{} of container {} is attached already",
-        attachment.ifname, attachment.container_id
-    );
-    Err(Failure::new(Code::Exists, message).hint("call DEL first"))
+    let message = format!("ipam: more than one address of a family: {ips:?}");
+    Err(Failure::new(Code::InvalidConfig, message).hint("give the IPAM plugin one range of each"))
 }
 
 impl Work<'_> {
@@ -142,14 +114,14 @@ impl Work<'_> {
         mut record: EndpointRecord,
         given: Option<Outcome>,
     ) -> Result<Value, Failure> {
-        let mtu = match self.settings.mtu {
+        let mtu = match self.wishes.settings.mtu {
             Some(mtu) => mtu,
             None => link::uplink_mtu(&self.socket)?,
         };
         let link = self.claim(&mut record, mtu)?;
-        let pod = self.connect(&link, &record.ips)?;
-        self.announce()?;
-        link::settle(&self.socket, &self.host_ifname, &pod, &record.ips)?;
+        let pod = self.connect(&link, &record)?;
+        shared::announce(self.network, &self.wishes.settings, self.attachment)?;
+        link::settle(&self.socket, &record.host_ifname, &pod, &record.ips)?;
         let outcome = self.outcome(&record, given, mtu);
         Ok(outcome.render(self.network.version))
     }
@@ -160,7 +132,8 @@ impl Work<'_> {
     fn claim(&self, record: &mut EndpointRecord, mtu: u32) -> Result<Link, Failure> {
         let locked = self.state.lock()?;
         locked.sweep_after_boot(&record.boot_id)?;
-        refuse_existing(&self.state, self.attachment)?;
+        one_per_family(&record.ips)?;
+        shared::refuse_existing(&self.state, self.attachment)?;
         if let Ipam::Own(_) = self.ipam {
             record.ips = self.allocate(&locked)?;
             locked.take(&record.ips, self.attachment)?;
@@ -169,7 +142,7 @@ impl Work<'_> {
         let link = link::create(
             &self.socket,
             &Pair {
-                host_ifname: &self.host_ifname,
+                host_ifname: &record.host_ifname,
                 pod_ifname: &self.attachment.ifname,
                 netns: &self.netns,
                 host_mac: self.host_mac,
@@ -184,14 +157,7 @@ impl Work<'_> {
         }
         locked.write(record)?;
         if let Some(pins) = &self.pins {
-            let pod = Pod {
-                ifindex: link.ifindex,
-                ips: &record.ips,
-                mac: self.pod_mac,
-                host_mac: self.host_mac,
-                default_policy: record.default_policy,
-            };
-            pins.add(record.slot, &pod)?;
+            pins.add(record, self.pod_mac, self.host_mac)?;
         }
         Ok(link)
     }
@@ -213,7 +179,7 @@ impl Work<'_> {
         let Ipam::Own(pools) = &self.ipam else {
             return Ok(Vec::new());
         };
-        let wishes = &self.runtime.ips;
+        let wishes = &self.wishes.runtime.ips;
         let first = pools.allocate(&self.state.taken()?, &locked.last(), wishes);
         if let Ok(ips) = first {
             return Ok(ips);
@@ -224,26 +190,21 @@ impl Work<'_> {
 
     /// Attaches the programs, then brings both sides up. Returns a socket to
     /// the pod's namespace.
-    fn connect(&self, link: &Link, ips: &[IpAddr]) -> Result<Socket, Failure> {
+    fn connect(&self, link: &Link, record: &EndpointRecord) -> Result<Socket, Failure> {
+        let ips = &record.ips;
         if let Some(pins) = &self.pins {
-            pins.attach(&self.host_ifname, link.ifindex)?;
+            pins.attach(&record.host_ifname, link.ifindex)?;
         }
         let v6 = ips.iter().any(IpAddr::is_ipv6);
         sysctl::forward(ips.iter().any(IpAddr::is_ipv4), v6)?;
         let ifname = &self.attachment.ifname;
-        let inside = self
-            .netns
-            .run(|| {
-                if v6 {
-                    sysctl::prepare_pod(ifname)?;
-                }
-                Ok::<_, Failure>(Socket::open()?)
-            })
-            .map_err(|error| {
-                let message = format!("cannot enter the container's network namespace: {error}");
-                Failure::new(Code::InvalidNamespace, message)
-            })??;
-        let bandwidth = self.runtime.bandwidth;
+        let inside = shared::enter(&self.netns, || {
+            if v6 {
+                sysctl::prepare_pod(ifname)?;
+            }
+            Ok(())
+        })?;
+        let bandwidth = self.wishes.runtime.bandwidth;
         link::connect_host(
             &self.socket,
             link.ifindex,
@@ -253,47 +214,6 @@ impl Work<'_> {
         )?;
         link::connect_pod(&inside, link.peer, ips, self.host_mac, bandwidth.egress)?;
         Ok(inside)
-    }
-
-    /// Tells the daemon, which answers once the pod's policy is in force.
-    fn announce(&self) -> Result<(), Failure> {
-        let timeout_ms = self.settings.wait_for_policy_ms;
-        let notice = Notice::EndpointAdded {
-            container_id: self.attachment.container_id.clone(),
-            ifname: self.attachment.ifname.clone(),
-            timeout_ms,
-        };
-        let holds = match self.settings.default_policy {
-            DefaultPolicy::Closed => "closed",
-            DefaultPolicy::Open => "open",
-        };
-        match daemon::tell(
-            &self.network.socket,
-            &notice,
-            Duration::from_millis(timeout_ms),
-        ) {
-            Told::Answered(Answer::Done | Answer::PodUnknown) | Told::Absent => {}
-            Told::Answered(Answer::Failed { message }) => {
-                return Err(Failure::new(Code::Policy, message));
-            }
-            Told::Silent(why) => {
-                warn(&format!(
-                    "fairlead-proxy gives no answer ({why}): the pod stays {holds}"
-                ));
-            }
-        }
-        Ok(())
-    }
-
-    fn undo(&self) -> Result<(), Failure> {
-        let locked = self.state.lock()?;
-        super::del::tear_down(
-            self.network,
-            &self.state,
-            &locked,
-            &self.socket,
-            self.attachment,
-        )
     }
 
     fn outcome(&self, record: &EndpointRecord, given: Option<Outcome>, mtu: u32) -> Outcome {
@@ -319,7 +239,7 @@ impl Work<'_> {
             IpAddr::V4(_) => IpNetwork::V4("0.0.0.0/0".parse().expect("a constant")),
             IpAddr::V6(_) => IpNetwork::V6("::/0".parse().expect("a constant")),
         };
-        let mut dns = self.settings.dns.clone();
+        let mut dns = self.wishes.settings.dns.clone();
         if dns.is_empty() {
             dns = given.map(|given| given.dns).unwrap_or_default();
         }

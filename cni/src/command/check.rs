@@ -24,7 +24,6 @@ pub(super) fn run(network: &Network, call: &Call) -> Result<(), Failure> {
         return Err(Failure::new(Code::InvalidEnvironment, "not set: CNI_NETNS"));
     };
     network.check_fields()?;
-    let ipam = network.ipam()?;
     let previous = network.previous().ok_or_else(|| {
         Failure::new(Code::InvalidConfig, "prevResult: missing").hint("pass the result of ADD")
     })?;
@@ -39,19 +38,25 @@ pub(super) fn run(network: &Network, call: &Call) -> Result<(), Failure> {
             let message = format!("no record of container {}", attachment.container_id);
             Failure::new(Code::UnknownContainer, message)
         })?;
-    if let Some(delegate) = delegate(delegated(&ipam), network, call)? {
+    // Another name: the interface is that of the plugin before us in the chain.
+    let own = record.host_ifname == attachment.host_ifname();
+    if own && let Some(delegate) = delegate(delegated(&network.ipam()?), network, call)? {
         delegate.call("CHECK")?;
     }
-    let host = check_host(&record)?;
-    check_pod(&netns, attachment, &record, &previous)?;
+    let host = check_host(&record, own)?;
+    let seen = check_pod(&netns, attachment, &record, &previous)?;
+    for ip in record.ips.iter().filter(|_| own) {
+        check_gateway(&attachment.ifname, *ip, &record, &seen)?;
+    }
     if record.slot != 0 {
         check_data_path(network, &record, &host)?;
     }
     Ok(())
 }
 
-/// The interface is there, up, and has the recorded number.
-fn check_host(record: &EndpointRecord) -> Result<Link, Failure> {
+/// The interface is there, up, and has the recorded number; routes lead to it
+/// if it is our `own`.
+fn check_host(record: &EndpointRecord, own: bool) -> Result<Link, Failure> {
     let name = &record.host_ifname;
     let socket = Socket::open()?;
     let host = link::find(&socket, name)?.ok_or_else(|| changed(format!("{name} is gone")))?;
@@ -64,7 +69,7 @@ fn check_host(record: &EndpointRecord) -> Result<Link, Failure> {
         return Err(changed(format!("{name} is down")));
     }
     let seen = link::look(&socket, host.ifindex)?;
-    for ip in &record.ips {
+    for ip in record.ips.iter().filter(|_| own) {
         if !seen
             .routes
             .iter()
@@ -81,7 +86,7 @@ fn check_pod(
     attachment: &Attachment,
     record: &EndpointRecord,
     previous: &Outcome,
-) -> Result<(), Failure> {
+) -> Result<Seen, Failure> {
     let name = &attachment.ifname;
     let failed = |error: std::io::Error| Failure::new(Code::InvalidNamespace, error.to_string());
     let socket = netns.run(Socket::open).map_err(failed)??;
@@ -106,7 +111,9 @@ fn check_pod(
     }
     let seen = link::look(&socket, pod.ifindex)?;
     for ip in &record.ips {
-        check_address(name, *ip, record, &seen)?;
+        if !seen.addresses.iter().any(|(found, _)| found == ip) {
+            return Err(changed(format!("{name} does not have the address {ip}")));
+        }
     }
     let given = previous
         .ips
@@ -119,18 +126,16 @@ fn check_pod(
             )));
         }
     }
-    Ok(())
+    Ok(seen)
 }
 
-fn check_address(
+/// The default route and the neighbour entry that it needs.
+fn check_gateway(
     name: &str,
     ip: IpAddr,
     record: &EndpointRecord,
     seen: &Seen,
 ) -> Result<(), Failure> {
-    if !seen.addresses.iter().any(|(found, _)| *found == ip) {
-        return Err(changed(format!("{name} does not have the address {ip}")));
-    }
     let gateway = link::gateway(ip);
     let by_gateway =
         |(_, prefix, by): &(IpAddr, u8, Option<IpAddr>)| *prefix == 0 && *by == Some(gateway);

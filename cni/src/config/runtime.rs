@@ -43,25 +43,32 @@ pub(crate) struct Shape {
     pub(crate) burst_bytes: u32,
 }
 
-/// As runtimes write it; rates in bits per second, bursts in bits.
+/// As runtimes write it; rates in bits per second, bursts in bits. The
+/// capitalised names are containerd's (go-cni has no others).
 #[derive(Deserialize, Default)]
 #[serde(rename_all = "camelCase", default)]
 struct RawBandwidth {
+    #[serde(alias = "IngressRate")]
     ingress_rate: u64,
+    #[serde(alias = "IngressBurst")]
     ingress_burst: u64,
+    #[serde(alias = "EgressRate")]
     egress_rate: u64,
+    #[serde(alias = "EgressBurst")]
     egress_burst: u64,
 }
 
+/// As runtimes write it, with containerd's names too.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct RawPortMapping {
-    #[serde(default)]
+    #[serde(default, alias = "HostPort")]
     host_port: i64,
+    #[serde(alias = "ContainerPort")]
     container_port: i64,
-    #[serde(default)]
+    #[serde(default, alias = "Protocol")]
     protocol: Option<String>,
-    #[serde(default, rename = "hostIP")]
+    #[serde(default, rename = "hostIP", alias = "HostIP")]
     host_ip: Option<String>,
 }
 

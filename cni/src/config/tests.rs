@@ -89,6 +89,20 @@ fn bandwidth_is_bits_outside_and_bytes_inside() {
 }
 
 #[test]
+fn containerds_spelling_means_the_same() {
+    let ours = network(&json!({"runtimeConfig": {
+        "portMappings": [{"hostPort": 8080, "containerPort": 80, "protocol": "udp", "hostIP": "::1"}],
+        "bandwidth": {"ingressRate": 80_000, "ingressBurst": 160_000,
+                      "egressRate": 90_000, "egressBurst": 170_000}}}));
+    let theirs = network(&json!({"runtimeConfig": {
+        "portMappings": [{"HostPort": 8080, "ContainerPort": 80, "Protocol": "udp", "HostIP": "::1"}],
+        "bandwidth": {"IngressRate": 80_000, "IngressBurst": 160_000,
+                      "EgressRate": 90_000, "EgressBurst": 170_000}}}));
+    assert_eq!(ours.runtime().unwrap(), theirs.runtime().unwrap());
+    assert_eq!(ours.runtime().unwrap().port_mappings.len(), 1);
+}
+
+#[test]
 fn garbage_collection_needs_its_list() {
     assert_eq!(network(&json!({})).valid_attachments().unwrap_err().code, 7);
     let network = network(&json!({"cni.dev/valid-attachments": [

@@ -167,6 +167,10 @@ impl<'a> Attributes<'a> {
             .find_map(|(other, value)| (other == kind).then_some(value))
     }
 
+    pub(super) fn find_text(&self, kind: u16) -> Option<&'a str> {
+        std::str::from_utf8(self.find(kind)?.strip_suffix(&[0])?).ok()
+    }
+
     pub(super) fn find_u32(&self, kind: u16) -> Option<u32> {
         self.find(kind)?
             .first_chunk::<4>()

@@ -205,3 +205,54 @@ fn debians_chained_plugins_take_the_result() {
     node.call_with("DEL", "a", &first).good();
     node.assert_clean();
 }
+
+#[test]
+fn behind_ptp_the_pod_is_put_into_the_data_path() {
+    if !is_root() {
+        return;
+    }
+    let mut node = Node::new();
+    node.netns("a");
+    let ptp = json!({
+        "cniVersion": "1.0.0", "name": "pods", "type": "ptp",
+        "ipam": {"type": "host-local", "dataDir": node.directory.join("hl"),
+                 "ranges": [[{"subnet": "10.88.0.0/24"}], [{"subnet": "fd88::/64"}]],
+                 "routes": [{"dst": "0.0.0.0/0"}]},
+    });
+    let first = node
+        .raw("ADD", "a", "/usr/lib/cni/ptp", &ptp.to_string())
+        .good();
+    node.config["cniVersion"] = json!("1.0.0");
+    node.config.as_object_mut().unwrap().remove("podCIDRs");
+    let previous = json!({"prevResult": first});
+    let mut result = node.call_with("ADD", "a", &previous).good();
+    // Empty and absent are the same.
+    result["dns"] = json!({});
+    assert_eq!(result, first);
+    node.call_with("CHECK", "a", &previous).good();
+    // Record, two pins, ptp's link, slot, two addresses.
+    assert_eq!(node.leftovers().len(), 7, "{:?}", node.leftovers());
+    node.run("ping -c1 -W2 10.88.0.2");
+    assert_eq!(node.call_with("ADD", "a", &previous).bad().0, 102);
+
+    node.call_with("DEL", "a", &previous).good();
+    assert!(
+        node.run_in("a", "ip -o link").contains("eth0"),
+        "the interface is ptp's"
+    );
+    assert_eq!(node.leftovers().len(), 1, "{:?}", node.leftovers());
+    node.run("ping -c1 -W2 10.88.0.2");
+
+    // A result that does not fit the container.
+    let mut other = first.clone();
+    other["interfaces"][0]["name"] = json!("lo");
+    let (code, text) = node
+        .call_with("ADD", "a", &json!({"prevResult": other}))
+        .bad();
+    assert_eq!(code, 7);
+    assert!(text.contains("no other side on the node"), "{text}");
+    assert_eq!(node.leftovers().len(), 1, "{:?}", node.leftovers());
+    node.raw("DEL", "a", "/usr/lib/cni/ptp", &ptp.to_string())
+        .good();
+    node.assert_clean();
+}

@@ -23,3 +23,4 @@ pub mod signer;
 pub mod status;
 pub mod store;
 pub mod tls;
+pub mod validation;

@@ -1,4 +1,7 @@
+#![expect(clippy::too_many_lines, reason = "tables of cases")]
+
 use super::*;
+use crate::defaults;
 use crate::schema::{convert, schema};
 
 fn defaulted(rule: fn(&mut Value), mut object: Value) -> Value {
@@ -16,7 +19,7 @@ fn a_bare_pod_gets_upstreams_defaults() {
         "resources": {"limits": {"cpu": "1"}},
         "env": [{"name": "A", "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}}]}],
         "volumes": [{"name": "v"}, {"name": "s", "secret": {"secretName": "x"}}]}});
-    let spec = defaulted(super::pod, pod)["spec"].clone();
+    let spec = defaulted(defaults::pod, pod)["spec"].clone();
     assert_eq!(
         spec,
         json!({
@@ -54,7 +57,7 @@ fn the_pull_policy_follows_the_tag() {
         ("nginx:latest@sha256:0123", "IfNotPresent"),
     ] {
         let pod = json!({"spec": {"containers": [{"name": "c", "image": image}]}});
-        let pod = defaulted(super::pod, pod);
+        let pod = defaulted(defaults::pod, pod);
         assert_eq!(
             pod["spec"]["containers"][0]["imagePullPolicy"], policy,
             "{image}"
@@ -66,7 +69,7 @@ fn the_pull_policy_follows_the_tag() {
 fn on_the_hosts_network_container_ports_are_host_ports() {
     let pod = json!({"spec": {"hostNetwork": true, "containers": [
         {"name": "c", "ports": [{"containerPort": 80}]}]}});
-    let pod = defaulted(super::pod, pod);
+    let pod = defaulted(defaults::pod, pod);
     assert_eq!(
         pod["spec"]["containers"][0]["ports"][0]["hostPort"],
         json!(80)
@@ -88,7 +91,7 @@ fn workloads_get_their_strategies() {
         json!("Always")
     );
     let recreate = spec(
-        super::deployment,
+        defaults::deployment,
         json!({"spec": {"strategy": {"type": "Recreate"}}}),
     );
     assert_eq!(recreate["strategy"], json!({"type": "Recreate"}));
@@ -110,19 +113,19 @@ fn workloads_get_their_strategies() {
 
 #[test]
 fn jobs_complete_once_unless_only_parallelism_is_given() {
-    let job = |spec: Value| defaulted(super::job, json!({"spec": spec}))["spec"].clone();
-    let plain = job(json!({}));
+    let spec_of = |spec: Value| defaulted(job, json!({"spec": spec}))["spec"].clone();
+    let plain = spec_of(json!({}));
     assert_eq!(
         (&plain["completions"], &plain["parallelism"]),
         (&json!(1), &json!(1))
     );
     assert_eq!(plain["backoffLimit"], json!(6));
-    let queue = job(json!({"parallelism": 3}));
+    let queue = spec_of(json!({"parallelism": 3}));
     assert_eq!(queue.get("completions"), None);
-    assert_eq!(job(json!({"completions": 5}))["parallelism"], json!(1));
+    assert_eq!(spec_of(json!({"completions": 5}))["parallelism"], json!(1));
     let labelled = json!({"spec": {"template": {"metadata": {"labels": {"a": "b"}}}}});
     assert_eq!(
-        defaulted(super::job, labelled)["metadata"]["labels"],
+        defaulted(job, labelled)["metadata"]["labels"],
         json!({"a": "b"})
     );
 }
@@ -132,7 +135,7 @@ fn services_aim_at_the_port_itself() {
     let service = json!({"spec": {"type": "LoadBalancer", "sessionAffinity": "ClientIP",
         "ports": [{"port": 80}, {"port": 81, "targetPort": "http"}]}});
     assert_eq!(
-        defaulted(super::service, service)["spec"],
+        defaulted(defaults::service, service)["spec"],
         json!({"type": "LoadBalancer", "sessionAffinity": "ClientIP",
             "sessionAffinityConfig": {"clientIP": {"timeoutSeconds": 10800}},
             "externalTrafficPolicy": "Cluster", "internalTrafficPolicy": "Cluster",
@@ -164,19 +167,22 @@ fn plain_secret_data_is_encoded_and_wins() {
     );
 }
 
+/// API version, kind, rule and an object.
+type Case = (&'static str, &'static str, fn(&mut Value), Value);
+
 #[test]
 fn defaults_are_fields_of_their_types() {
-    let rules: [(&str, &str, fn(&mut Value), Value); 16] = [
+    let rules: [Case; 16] = [
         (
             "v1",
             "Pod",
-            super::pod,
+            pod,
             json!({"spec": {"containers": [{}], "volumes": [{}]}}),
         ),
         (
             "v1",
             "Service",
-            super::service,
+            service,
             json!({"spec": {"ports": [{"port": 1}]}}),
         ),
         ("v1", "Secret", secret, json!({})),

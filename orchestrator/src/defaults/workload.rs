@@ -34,7 +34,7 @@ pub fn replication_controller(object_: &mut Value) {
     let Some(spec) = spec(object_) else { return };
     set(spec, "replicas", 1);
     pod_template(spec);
-    let labels = spec["template"].pointer("/metadata/labels").cloned();
+    let labels = labels_of_pods(spec);
     if let Some(labels) = labels {
         set(spec, "selector", labels.clone());
         inherit_labels(object_, labels);
@@ -111,9 +111,13 @@ pub fn job(object_: &mut Value) {
     }
     set(spec, "podReplacementPolicy", replacement);
     pod_template(spec);
-    if let Some(labels) = spec["template"].pointer("/metadata/labels").cloned() {
+    if let Some(labels) = labels_of_pods(spec) {
         inherit_labels(object_, labels);
     }
+}
+
+fn labels_of_pods(spec: &Object) -> Option<Value> {
+    spec.get("template")?.pointer("/metadata/labels").cloned()
 }
 
 /// An object without labels takes those of its pods.

@@ -1,6 +1,7 @@
 //! The compilers against naive interpreters of the rules, over random clusters
 //! and random histories. A failure prints its seed: `FAIRLEAD_SEED=n` repeats it.
 
+mod bounds;
 mod naive;
 mod policy;
 mod service;

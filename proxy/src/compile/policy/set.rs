@@ -51,8 +51,8 @@ pub(crate) struct Compiled {
     /// Those that are not of their protocol's default class.
     intervals: Vec<Interval>,
     has_prefixes: bool,
-    /// Per rule, a bit per port class that it matches by number.
-    rule_bits: Vec<Vec<u64>>,
+    /// Per rule, a bit per port class that it matches by number, by word.
+    rule_bits: Vec<BTreeMap<usize, u64>>,
     /// Rules for any peer.
     open_rules: Vec<usize>,
     rules_by_atom: HashMap<AtomId, Vec<usize>>,
@@ -116,10 +116,10 @@ impl Compiled {
     }
 
     fn index(&mut self, spec: &Spec, classes: &PortClasses) {
-        self.rule_bits = vec![vec![0; self.words]; spec.rules.len()];
+        self.rule_bits = vec![BTreeMap::new(); spec.rules.len()];
         for (signature, class) in &classes.numbers {
             for rule in &signature.rules {
-                self.rule_bits[*rule][class / 64] |= 1 << (class % 64);
+                *self.rule_bits[*rule].entry(class / 64).or_default() |= 1 << (class % 64);
             }
             if let Some((proto, port)) = signature.exact {
                 let names = spec.names.iter();
@@ -154,8 +154,8 @@ impl Compiled {
             .iter()
             .filter_map(|atom| self.rules_by_atom.get(atom));
         for rule in self.open_rules.iter().chain(by_atom.flatten()) {
-            for (word, more) in bits.iter_mut().zip(&self.rule_bits[*rule]) {
-                *word |= more;
+            for (word, more) in &self.rule_bits[*rule] {
+                bits[*word] |= more;
             }
         }
         for (name, port) in &signature.ports {

@@ -1,0 +1,189 @@
+//! Large sets, full maps, and what explanations say.
+use proxy_ebpf::abi;
+use proxy_ebpf::addr::{BePort, proto};
+use proxy_ebpf::policy::verdict;
+
+use super::world::{self, NODE, v4};
+use crate::compile::sample::{self, Size};
+use crate::compile::{Compiler, Input, Problem};
+use crate::explain::{self, Mismatch, Packet, Reason};
+use crate::model::policy::{Port, PortNumber, Rule};
+use crate::model::{
+    Change, Key, Kind, Labels, NetworkPolicy, Object, ObjectName, Pod, Protocol, Selector,
+};
+
+fn upsert(object: Object) -> Input {
+    Input::Object(Change::Upsert(object))
+}
+
+#[test]
+fn a_set_of_many_port_classes_takes_several_words() {
+    let size = Size {
+        peers: 300,
+        ports: 300,
+        policies: 7,
+    };
+    let mut compiler = Compiler::new(NODE);
+    compiler.update(sample::cluster(size));
+    let tables = compiler.tables();
+    let endpoint = tables.endpoints.get(&sample::SLOT).unwrap();
+    assert!(
+        tables
+            .peers
+            .iter()
+            .any(|(key, _)| key.word > endpoint.ingress_set + 3)
+    );
+    for peer in 0..size.peers {
+        let class = tables.class_of(sample::peer_address(peer));
+        for asked in 0..size.peers {
+            let port = BePort::new(sample::peer_port(size, asked));
+            for set in [endpoint.ingress_set, endpoint.egress_set] {
+                let allowed = verdict(tables, set, class, proto::TCP, port).allowed;
+                assert_eq!(allowed, peer == asked);
+            }
+        }
+    }
+    let set = endpoint.ingress_set;
+    let port = BePort::new(sample::peer_port(size, 0));
+    assert!(!verdict(tables, set, 0, proto::TCP, port).allowed);
+}
+
+/// Pod `index` on this node, and a policy that opens these ports to anybody.
+fn pod_with_ports(index: u64, ports: impl Iterator<Item = u16>) -> [Input; 3] {
+    let app = Labels::from([("app".to_owned(), format!("app{index}"))]);
+    let pod = Pod {
+        name: world::pod_name(index),
+        labels: app.clone(),
+        ..Pod::default()
+    };
+    let port = |number| Port {
+        protocol: Protocol::Tcp,
+        number: PortNumber::Range(number, number),
+    };
+    let policy = NetworkPolicy {
+        name: policy_name(index),
+        subject: Selector::of_labels(&app),
+        ingress: Some(vec![Rule {
+            peers: vec![],
+            ports: ports.map(port).collect(),
+        }]),
+        ..NetworkPolicy::default()
+    };
+    [
+        upsert(Object::Pod(pod.into())),
+        upsert(Object::NetworkPolicy(policy.into())),
+        world::attach(index, false),
+    ]
+}
+
+fn policy_name(index: u64) -> ObjectName {
+    let namespace = world::pod_name(index).namespace;
+    ObjectName::new(&namespace, &format!("policy{index}"))
+}
+
+#[test]
+fn a_pod_whose_policies_do_not_fit_is_closed_until_they_do() {
+    let mut compiler = Compiler::new(NODE);
+    let odd = (0..32_768_u32).map(|i| u16::try_from(2 * i + 1).unwrap());
+    let even = (1..32_768_u32).map(|i| u16::try_from(2 * i).unwrap());
+    let update = compiler.update(pod_with_ports(0, odd));
+    assert!(!update.again && compiler.problems().is_empty());
+    compiler.update(pod_with_ports(1, even));
+    assert!(compiler.problems().is_empty());
+    let update = compiler.update(pod_with_ports(2, [80, 90].into_iter()));
+    assert!(update.again);
+    let full = Problem::SetFull {
+        pod: world::pod_name(2),
+        direction: crate::compile::Direction::Ingress,
+        full: abi::pin::POLICY_PORTS,
+    };
+    assert_eq!(compiler.problems(), [full]);
+    let set_of = |compiler: &Compiler, slot| {
+        let endpoint = compiler.tables().endpoints.get(&slot).unwrap();
+        endpoint.ingress_set
+    };
+    assert_eq!(set_of(&compiler, 3), abi::SET_CLOSED);
+    let allows = |compiler: &Compiler, slot, port| {
+        let set = set_of(compiler, slot);
+        verdict(compiler.tables(), set, 0, proto::TCP, BePort::new(port)).allowed
+    };
+    assert!(allows(&compiler, 1, 81) && !allows(&compiler, 1, 80));
+    assert!(allows(&compiler, 2, 80) && !allows(&compiler, 2, 81));
+    // Nothing to write, nothing to try again for, until room is made.
+    assert!(!compiler.update([]).again);
+    let gone = Key {
+        kind: Kind::NetworkPolicy,
+        name: policy_name(0),
+    };
+    let mut update = compiler.update([Input::Object(Change::Remove(gone))]);
+    while update.again {
+        update = compiler.update([]);
+    }
+    assert!(compiler.problems().is_empty());
+    assert!(allows(&compiler, 3, 80) && !allows(&compiler, 3, 81));
+}
+
+#[test]
+fn explanations_name_policy_and_rule() {
+    let mut compiler = Compiler::new(NODE);
+    compiler.update(pod_with_ports(0, [80].into_iter()));
+    compiler.update(pod_with_ports(1, [443].into_iter()));
+    let packet = |to, port| Packet {
+        from: v4(1),
+        to: v4(to),
+        protocol: proto::TCP,
+        port,
+    };
+    let good = explain::explain(&compiler, packet(0, 80));
+    assert!(good.allows());
+    assert_eq!(good.egress.reason, Reason::NotIsolated);
+    let allowed = Reason::Allowed {
+        policy: policy_name(0),
+        rule: 0,
+    };
+    assert_eq!(good.ingress.reason, allowed);
+    let bad = explain::explain(&compiler, packet(0, 81));
+    let Reason::Denied { policies } = &bad.ingress.reason else {
+        panic!("{bad:?}");
+    };
+    assert_eq!(policies[0].rules, [Mismatch::Port]);
+    assert!(!bad.allows() && bad.ingress.lookup.is_some_and(|lookup| !lookup.allowed));
+    let same = explain::explain(&compiler, packet(1, 81));
+    assert_eq!(same.ingress.reason, Reason::SamePod);
+    assert_eq!(
+        bad.ingress.reason.to_string(),
+        "denied: isolated by a/policy0 (rule 0: other ports)"
+    );
+}
+
+#[test]
+fn a_pod_elsewhere_is_explained_as_it_is_there() {
+    let mut compiler = Compiler::new(NODE);
+    let [pod, policy, _] = pod_with_ports(0, [80].into_iter());
+    let Input::Object(Change::Upsert(Object::Pod(pod))) = pod else {
+        panic!("not a pod");
+    };
+    let mut pod = (*pod).clone();
+    pod.ips = vec![v4(50)];
+    compiler.update([upsert(Object::Pod(pod.into())), policy]);
+    let packet = |port| Packet {
+        from: v4(99),
+        to: v4(50),
+        protocol: proto::TCP,
+        port,
+    };
+    assert!(explain::explain(&compiler, packet(80)).allows());
+    assert!(!explain::explain(&compiler, packet(81)).allows());
+    assert!(compiler.attachments().is_empty());
+}
+
+#[test]
+fn ports_are_written_as_number_and_protocol() {
+    assert_eq!(explain::parse_port("80/tcp"), Some((proto::TCP, 80)));
+    assert_eq!(explain::parse_port("53/UDP"), Some((proto::UDP, 53)));
+    assert_eq!(explain::parse_port("443"), Some((proto::TCP, 443)));
+    assert_eq!(explain::parse_port("icmp"), Some((proto::ICMP, 0)));
+    for bad in ["", "0/tcp", "70000", "80/http", "tcp/80"] {
+        assert_eq!(explain::parse_port(bad), None, "{bad}");
+    }
+}

@@ -108,8 +108,9 @@ fn mount_token(pod: &mut Value, suffix: &str) {
     let is_new = existing.is_none();
     let volume = existing.unwrap_or_else(|| format!("{VOLUME_PREFIX}{suffix}"));
     let mut mounted = false;
-    for list in ["initContainers", "containers"] {
-        for container in pod["spec"][list].as_array_mut().into_iter().flatten() {
+    for list in ["/spec/initContainers", "/spec/containers"] {
+        let containers = pod.pointer_mut(list).and_then(Value::as_array_mut);
+        for container in containers.into_iter().flatten() {
             if each(container, "/volumeMounts").any(|mount| mount["mountPath"] == MOUNT_PATH) {
                 continue;
             }
@@ -191,6 +192,11 @@ mod tests {
             .as_array()
             .unwrap();
         assert_eq!(own.len(), 1, "an own mount at that path stays");
+        let bare = admitted(json!({"spec": {"containers": [{"name": "a"}]}}), &json!({}));
+        assert!(
+            bare["spec"].get("initContainers").is_none(),
+            "nothing is made up"
+        );
     }
 
     #[test]

@@ -78,9 +78,10 @@ impl Api {
                 Ok(respond::value(StatusCode::CREATED, &success()))
             }
             "token" => {
-                let mut answer = self
-                    .auth
-                    .request_token(place.namespace, place.name, value)?;
+                let user = &request.caller.user;
+                let mut answer =
+                    self.auth
+                        .request_token(user, place.namespace, place.name, &value)?;
                 answer["apiVersion"] = "authentication.k8s.io/v1".into();
                 answer["kind"] = "TokenRequest".into();
                 Ok(respond::value(StatusCode::CREATED, &answer))

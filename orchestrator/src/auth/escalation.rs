@@ -106,11 +106,16 @@ impl Auth {
         if missing.is_empty() {
             return Ok(());
         }
+        let groups: Vec<_> = user
+            .groups
+            .iter()
+            .map(|group| format!("{group:?}"))
+            .collect();
         let list: Vec<_> = missing.iter().map(Rule::to_string).collect();
         let why = format!(
-            "user {:?} (groups={:?}) is attempting to grant RBAC permissions not currently held:\n{}",
+            "user {:?} (groups=[{}]) is attempting to grant RBAC permissions not currently held:\n{}",
             user.name,
-            user.groups,
+            groups.join(" "),
             list.join("\n"),
         );
         let subject = Subject {

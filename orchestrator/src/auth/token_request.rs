@@ -4,7 +4,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::claims::{Bound, Claims, Reference};
-use super::identity::SERVICE_ACCOUNT_PREFIX;
+use super::identity::{SERVICE_ACCOUNT_PREFIX, User};
 use super::{Auth, objects, rfc3339};
 use crate::status::{Cause, Status, Subject};
 
@@ -38,11 +38,13 @@ struct ObjectRef {
 
 impl Auth {
     /// Answers a TokenRequest for `namespace/name`: the request with the token in its status.
+    /// A node gets tokens for its own pods only.
     pub fn request_token(
         &self,
+        user: &User,
         namespace: &str,
         name: &str,
-        mut request: Value,
+        request: &Value,
     ) -> Result<Value, Status> {
         let spec = match request.get("spec") {
             Some(Value::Null) | None => Spec::default(),
@@ -70,6 +72,9 @@ impl Auth {
         if let Some(wanted) = spec.bound_object_ref {
             self.bind(&mut bound, &wanted)?;
         }
+        if let Some(node) = user.node() {
+            own_pod_only(node, name, &bound)?;
+        }
         let now = self.now();
         let claims = Claims {
             aud: audiences.clone(),
@@ -85,13 +90,20 @@ impl Auth {
             .key
             .sign(&claims)
             .map_err(|error| Status::internal(error.to_string()))?;
-        request["metadata"]["name"] = name.into();
-        request["metadata"]["namespace"] = namespace.into();
-        request["metadata"]["creationTimestamp"] = rfc3339(now).into();
-        request["spec"]["audiences"] = json!(audiences);
-        request["spec"]["expirationSeconds"] = life.into();
-        request["status"] = json!({"token": token, "expirationTimestamp": rfc3339(claims.exp)});
-        Ok(request)
+        // Made anew: nothing of what the client sent besides the spec is echoed.
+        let mut answer = json!({
+            "metadata": {
+                "name": name,
+                "namespace": namespace,
+                "creationTimestamp": rfc3339(now),
+            },
+            "spec": {"audiences": audiences, "expirationSeconds": life},
+            "status": {"token": token, "expirationTimestamp": rfc3339(claims.exp)},
+        });
+        if let Some(bound) = request.pointer("/spec/boundObjectRef") {
+            answer["spec"]["boundObjectRef"] = bound.clone();
+        }
+        Ok(answer)
     }
 
     /// Binds the token to the pod, secret or node that the request names.
@@ -161,6 +173,17 @@ struct PodSpec {
     service_account_name: String,
     #[serde(default)]
     node_name: String,
+}
+
+/// Refuses a node's token that is not bound to a pod on it.
+fn own_pod_only(node: &str, account: &str, bound: &Bound) -> Result<(), Status> {
+    let on_it = bound.node.as_ref().is_some_and(|of| of.name == node);
+    let why = match &bound.pod {
+        None => "node requested token not bound to a pod",
+        Some(_) if !on_it => "node requested token bound to a pod scheduled on a different node",
+        Some(_) => return Ok(()),
+    };
+    Err(Status::forbidden(SERVICE_ACCOUNTS, account, why))
 }
 
 fn life(asked: Option<i64>) -> Result<i64, Status> {

@@ -7,7 +7,7 @@
 use std::{sync::Arc, time::Duration};
 
 use axum::body::Body;
-use hyper::{Method, Request, Response, header, http::request::Parts};
+use hyper::{Method, Request, Response, StatusCode, header, http::request::Parts};
 use tokio::sync::Semaphore;
 
 use crate::{
@@ -209,6 +209,10 @@ impl Api {
         match path {
             "/metrics" => Ok(self.metrics.answer(self.registry.cache())),
             "/version" | "/version/" => Ok(health::version()),
+            "/.well-known/openid-configuration" => {
+                Ok(respond::value(StatusCode::OK, &self.auth.discovery()))
+            }
+            "/openid/v1/jwks" => Ok(respond::value(StatusCode::OK, &self.auth.key_set())),
             _ => discovery::answer(path, parts, &self.address),
         }
     }

@@ -152,6 +152,17 @@ impl Auth {
     }
 }
 
+/// The `spec` of a question; its default if absent, 400 if it has another shape.
+fn spec_of<T: for<'a> Deserialize<'a> + Default>(object: &Value) -> Result<T, Status> {
+    match object.get("spec") {
+        None | Some(Value::Null) => Ok(T::default()),
+        Some(spec @ Value::Object(_)) => {
+            T::deserialize(spec).map_err(|error| Status::bad_request(format!("spec: {error}")))
+        }
+        Some(_) => Err(Status::bad_request("spec: must be an object")),
+    }
+}
+
 /// RFC 3339 of a Unix time, as the API writes times.
 fn rfc3339(unix: i64) -> String {
     Timestamp::from_second(unix)

@@ -7,7 +7,7 @@ use serde_json::{Map, Value, json};
 
 use super::identity::{Attributes, ResourceTarget, Target, User};
 use super::rule::Rule;
-use super::{Auth, objects};
+use super::{Auth, objects, spec_of};
 use crate::status::{Cause, Status};
 
 /// Group of TokenReview and `SelfSubjectReview`.
@@ -83,7 +83,7 @@ pub enum Whose<'a> {
 impl Auth {
     /// Answers one of the three access reviews.
     pub fn review_access(&self, mut review: Value, whose: Whose<'_>) -> Result<Value, Status> {
-        let spec: AccessSpec = spec(&review)?;
+        let spec: AccessSpec = spec_of(&review)?;
         let causes = problems(&spec, &review, whose);
         if !causes.is_empty() {
             let kind = review["kind"].as_str().unwrap_or("SubjectAccessReview");
@@ -140,7 +140,7 @@ impl Auth {
 
     /// Answers a TokenReview.
     pub fn review_token(&self, mut review: Value) -> Result<Value, Status> {
-        let TokenSpec { token, audiences } = spec(&review)?;
+        let TokenSpec { token, audiences } = spec_of(&review)?;
         if token.is_empty() {
             return Err(Status::bad_request(
                 "token is required for TokenReview in authentication",
@@ -162,20 +162,6 @@ impl Auth {
         let alive = objects::alive(&*objects::get(&self.cache, resource, namespace, name)?);
         alive.deleted_at.is_none().then_some(alive.uid)
     }
-}
-
-fn spec<T: for<'a> Deserialize<'a> + Default>(review: &Value) -> Result<T, Status> {
-    match review.get("spec") {
-        Some(spec) if !spec.is_null() => parsed(spec),
-        _ => Ok(T::default()),
-    }
-}
-
-fn parsed<T: for<'a> Deserialize<'a> + Default>(value: &Value) -> Result<T, Status> {
-    if value.is_null() {
-        return Ok(T::default());
-    }
-    T::deserialize(value).map_err(|error| Status::bad_request(error.to_string()))
 }
 
 fn problems(spec: &AccessSpec, review: &Value, whose: Whose<'_>) -> Vec<Cause> {

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 
 use super::claims::{Bound, Claims, Reference};
 use super::identity::{SERVICE_ACCOUNT_PREFIX, User};
-use super::{Auth, objects, rfc3339};
+use super::{Auth, objects, rfc3339, spec_of};
 use crate::status::{Cause, Status, Subject};
 
 /// Life of a token if none is asked for, seconds.
@@ -46,11 +46,7 @@ impl Auth {
         name: &str,
         request: &Value,
     ) -> Result<Value, Status> {
-        let spec = match request.get("spec") {
-            Some(Value::Null) | None => Spec::default(),
-            Some(spec) => Spec::deserialize(spec)
-                .map_err(|error| Status::bad_request(format!("spec: {error}")))?,
-        };
+        let spec: Spec = spec_of(request)?;
         let account_uid = self
             .live_uid("serviceaccounts", namespace, name)
             .ok_or_else(|| Status::not_found(SERVICE_ACCOUNTS, name))?;

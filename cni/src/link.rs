@@ -28,6 +28,8 @@ pub(crate) use seen::{Seen, look};
 
 type Result<T> = std::result::Result<T, NetlinkError>;
 
+/// What a veth pair can have.
+const MTU_MAX: u32 = 65_535;
 /// Ethernet's, where no uplink is found.
 const MTU_DEFAULT: u32 = 1500;
 const IFINFO_BYTES: usize = 16;
@@ -263,7 +265,10 @@ pub(crate) fn uplink_mtu(socket: &Socket) -> Result<u32> {
         let Some(uplink) = uplink else {
             continue;
         };
-        if let Some(link) = find_index(socket, uplink)? {
+        // The loopback interface's, where the destination happens to be the node's own
+        // address, is more than a veth pair can have.
+        let link = find_index(socket, uplink)?;
+        if let Some(link) = link.filter(|link| link.mtu <= MTU_MAX) {
             return Ok(link.mtu);
         }
     }

@@ -10,6 +10,7 @@ mod setup;
 mod step;
 mod test;
 mod tidy;
+mod up;
 
 use std::process::ExitCode;
 
@@ -36,6 +37,8 @@ enum Task {
     Build(build::Args),
     Test(test::Args),
     Bench(bench::Args),
+    Up(up::UpArgs),
+    Down(up::DownArgs),
     /// Generate the table of schema facts that the orchestrator embeds
     Schema,
     /// Check the repository's own rules (part of `test lint`)
@@ -49,6 +52,8 @@ fn main() -> ExitCode {
         Task::Build(args) => build::run(&args),
         Task::Test(args) => test::run(&args),
         Task::Bench(args) => bench::run(&args),
+        Task::Up(args) => up::up(&args),
+        Task::Down(args) => up::down(&args),
         Task::Schema => schema::run(),
         Task::Tidy => tidy::run(),
     };

@@ -26,6 +26,7 @@ use crate::source::api::{Access, AccessError};
 use crate::source::{self, SourceId, api, directory};
 
 mod core;
+mod explain;
 mod flow;
 mod pods;
 mod publish;
@@ -294,9 +295,9 @@ impl Daemon {
     async fn start(&mut self) {
         self.look_at_node().await;
         self.core.reload_records();
-        tokio::task::block_in_place(|| self.core.repair_links());
+        let attached = tokio::task::block_in_place(|| self.core.attach());
         let endpoints = self.core.live().len();
-        info!(endpoints, "programs in force");
+        info!(endpoints, attached = attached.len(), "programs in force");
     }
 
     async fn serve(
@@ -469,7 +470,7 @@ impl Daemon {
             Request::Endpoints => Ok(report::endpoints(&self.core)),
             Request::Services => Ok(report::services(&self.core)),
             Request::Policies => Ok(report::policies(&self.core)),
-            Request::Explain { from, to, port } => report::explain(&self.core, from, to, port),
+            Request::Explain { from, to, port } => explain::answer(&self.core, from, to, port),
             Request::Flows => Err("flows are followed, not asked for".to_owned()),
         };
         match result {

@@ -12,13 +12,16 @@ use proxy_ebpf::event::{Counter, Hook};
 
 pub mod bpf;
 pub mod event;
+pub mod frame;
 pub mod link;
 pub mod load;
 pub mod map;
 pub mod mount;
 pub mod probe;
 pub mod read;
+pub mod rig;
 pub mod sweep;
+pub mod verdict;
 pub mod write;
 
 use link::{Ensured, POD_PROGRAMS, SOCKET_PROGRAMS, Target};
@@ -136,6 +139,11 @@ impl Datapath {
     /// What the maps say.
     pub fn read(&self, extent: Extent) -> io::Result<Found> {
         read::read(&self.maps, extent)
+    }
+
+    /// What the maps, as they are, say of one direction. `None`: no endpoint is there.
+    pub fn verdict(&self, question: &verdict::Question) -> Option<bool> {
+        verdict::allowed(&self.maps, question)
     }
 
     /// A counter, summed over CPUs.

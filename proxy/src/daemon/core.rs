@@ -15,7 +15,7 @@ use tracing::{debug, error, info, warn};
 
 use super::pods::{self, Live};
 use crate::admin::{Admin, unix_seconds};
-use crate::compile::{Compiler, Input, Update, Write};
+use crate::compile::{Compiler, Input, Owner, Update, Write};
 use crate::datapath::Datapath;
 use crate::datapath::read::{Extent, Found};
 use crate::datapath::write::WriteError;
@@ -61,6 +61,8 @@ pub(super) struct Core {
     step: Step,
     /// Why the last attempt failed.
     pub(super) failure: Option<String>,
+    /// Why a program is not attached.
+    pub(super) unattached: Option<String>,
     /// When the maps' fill was last counted.
     pub(super) fills_at: Option<Instant>,
     /// Settings that the daemon, not the compilers, decide.
@@ -93,6 +95,7 @@ impl Core {
             adopted: false,
             step: Step::Out,
             failure: None,
+            unattached: None,
             fills_at: None,
             flags: 0,
         }
@@ -110,7 +113,13 @@ impl Core {
 
     /// Who has an address: `namespace/pod`, or what else owns it.
     pub(super) fn name_of(&self, address: IpAddr) -> Option<String> {
-        self.compiler.owner(address).map(ToString::to_string)
+        let owner = self.compiler.owner(address)?;
+        let attachment = match owner {
+            Owner::Endpoint(slot) => self.compiler.attachments().get(slot),
+            _ => None,
+        };
+        let pod = attachment.and_then(|attachment| attachment.pod.as_ref());
+        Some(pod.map_or_else(|| owner.to_string(), ToString::to_string))
     }
 
     /// Takes up what a source says; [`Core::advance`] acts on it.

@@ -6,6 +6,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use proxy_ebpf::abi::SET_NONE;
 use proxy_ebpf::addr::{V6, proto};
 use proxy_ebpf::event::{Counter, Event, Hook};
 use serde_json::{Value, json};
@@ -14,7 +15,9 @@ use tracing::warn;
 
 use super::core::Core;
 use crate::admin::unix_seconds;
+use crate::compile::Direction;
 use crate::datapath::event::Events;
+use crate::explain::{self, Judged, Reason};
 
 /// Reads the ring until the daemon goes. What nobody follows is thrown away at
 /// once; while the loop is behind, batches wait in the bounded queue and then in
@@ -109,5 +112,40 @@ pub(super) fn describe(core: &Core, names: &BTreeMap<IpAddr, String>, event: &Ev
     if let Some(help) = counter.filter(|_| is_drop).map(Counter::help) {
         line["help"] = Value::from(help);
     }
+    for (direction, reason) in reasons(core, event) {
+        line[direction] = Value::from(reason.to_string());
+    }
     line.to_string()
+}
+
+/// Why each direction that was judged said what it did.
+fn reasons(core: &Core, event: &Event) -> Vec<(&'static str, Reason)> {
+    let egress = Judged {
+        slot: event.src_slot,
+        direction: Direction::Egress,
+        set: event.egress_set,
+        class: event.egress_class,
+        protocol: event.proto,
+        port: event.dport.host(),
+    };
+    let ingress = Judged {
+        slot: event.dst_slot,
+        direction: Direction::Ingress,
+        set: event.ingress_set,
+        class: event.ingress_class,
+        ..egress
+    };
+    let refused = |counter: Counter| event.reason == counter as u8;
+    let is_judged = |judged: &Judged| match judged.direction {
+        Direction::Egress => !refused(Counter::PolicyIngress) && judged.set != SET_NONE,
+        Direction::Ingress => !refused(Counter::PolicyEgress) && judged.set != SET_NONE,
+    };
+    let is_verdict = refused(Counter::FlowsOpened)
+        || refused(Counter::PolicyEgress)
+        || refused(Counter::PolicyIngress);
+    [("egress", egress), ("ingress", ingress)]
+        .into_iter()
+        .filter(|(_, judged)| is_verdict && is_judged(judged))
+        .map(|(name, judged)| (name, explain::reason(&core.compiler, &judged)))
+        .collect()
 }

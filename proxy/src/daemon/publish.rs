@@ -21,6 +21,7 @@ impl Core {
         let problems = self.compiler.problems();
         self.failure
             .iter()
+            .chain(&self.unattached)
             .cloned()
             .chain(problems.iter().map(ToString::to_string))
             .collect()
@@ -41,7 +42,12 @@ impl Core {
         });
         let (endpoints, unknown) = (count(live.len()), count(unknown.count()));
         let faults = self.sources.iter().map(|source| source.faults.len()).sum();
-        let errors = self.failure.clone().into_iter().collect();
+        let errors = self
+            .failure
+            .iter()
+            .chain(&self.unattached)
+            .cloned()
+            .collect();
         self.admin.update(|health| {
             let metrics = &mut health.metrics;
             if let Some((compiled, total)) = sync.filter(|_| self.is_in_step()) {
@@ -70,7 +76,11 @@ impl Core {
 }
 
 /// How full the maps are that the compilers fill.
-fn fills(tables: &Tables, datapath: &Datapath, endpoints: usize) -> Vec<(&'static str, Fill)> {
+pub(super) fn fills(
+    tables: &Tables,
+    datapath: &Datapath,
+    endpoints: usize,
+) -> Vec<(&'static str, Fill)> {
     let maps = &datapath.maps;
     let fill = |used: usize, max: u32| Fill {
         used: u32::try_from(used).unwrap_or(u32::MAX),

@@ -125,6 +125,14 @@ impl Core {
 
     /// Attaches what should be attached and is not.
     pub(super) fn repair_links(&mut self) {
+        let made = self.attach();
+        if !made.is_empty() {
+            self.count_repair("link", u64::try_from(made.len()).unwrap_or(u64::MAX));
+        }
+    }
+
+    /// What had to be attached.
+    pub(super) fn attach(&mut self) -> Vec<String> {
         let mut result = self.datapath.ensure_socket_links();
         let now = SystemTime::now();
         let mut made = Vec::new();
@@ -140,22 +148,25 @@ impl Core {
                 }
             }
         }
-        match result {
-            Ok(links) => made.extend(links),
+        self.unattached = match result {
+            Ok(links) => {
+                made.extend(links);
+                None
+            }
             Err(error) => {
                 error!(%error, "cannot attach a program");
-                self.failure = Some(format!("cannot attach a program: {error}"));
+                Some(format!("cannot attach a program: {error}"))
             }
-        }
+        };
         if !made.is_empty() {
             info!(links = ?made, "programs attached");
-            self.count_repair("link", u64::try_from(made.len()).unwrap_or(u64::MAX));
         }
         match self.datapath.remove_dead_links() {
             Ok(links) if !links.is_empty() => debug!(?links, "links of gone interfaces removed"),
             Ok(_) => {}
             Err(error) => warn!(%error, "cannot look through the pinned links"),
         }
+        made
     }
 
     /// The ways through the host's stack that settled endpoints must have.

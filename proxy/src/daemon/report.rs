@@ -1,13 +1,15 @@
 //! What the CLI is told, as JSON values.
 
+use std::net::IpAddr;
+
+use proxy_ebpf::abi::Service;
 use serde_json::{Value, json};
 
 use super::core::Core;
+use super::publish::fills;
 use super::{Daemon, pods};
 use crate::admin::{packets, unix_seconds};
-use crate::compile::tables::EndpointPolicy;
-
-type Answer = Result<Value, String>;
+use crate::compile::tables::{Backend, BackendKey, EndpointPolicy};
 
 /// `status`: is all well, and if not, what.
 pub(super) fn status(daemon: &Daemon) -> Value {
@@ -45,9 +47,11 @@ pub(super) fn status(daemon: &Daemon) -> Value {
         .values()
         .map(ToString::to_string)
         .collect();
-    let (fills, repairs) = core
-        .admin
-        .update(|health| (health.metrics.fills.clone(), health.metrics.repairs.clone()));
+    let now = fills(core.compiler.tables(), &core.datapath, core.live().len());
+    let (maps, repairs) = core.admin.update(|health| {
+        health.metrics.fills.extend(now);
+        (health.metrics.fills.clone(), health.metrics.repairs.clone())
+    });
     let drops: Vec<Value> = packets(&core.datapath)
         .into_iter()
         .filter(|(_, _, is_drop, count)| *is_drop && *count > 0)
@@ -74,7 +78,7 @@ pub(super) fn status(daemon: &Daemon) -> Value {
             "networkPolicies": state.policies.len(),
         },
         "endpoints": core.live().len(),
-        "maps": fills,
+        "maps": maps,
         "repairs": repairs,
         "drops": drops,
     })
@@ -124,28 +128,17 @@ fn set_name(set: u32) -> String {
 pub(super) fn services(core: &Core) -> Value {
     let tables = core.compiler.tables();
     let services = tables.services.iter().map(|(key, service)| {
-        let slots = service.base..service.base + service.count;
-        let backends = slots.filter_map(|slot| {
-            let id = tables.slots.get(&slot)?;
-            let is_v6 = key.vip.is_ipv6();
-            let backend = tables
-                .backends
-                .get(&crate::compile::tables::BackendKey { is_v6, id })?;
-            Some(json!({
+        let backends = backends(core, key.vip.is_ipv6(), service).into_iter();
+        let backends = backends.map(|backend| {
+            json!({
                 "address": backend.address,
                 "port": backend.port,
                 "name": core.name_of(backend.address),
-            }))
+            })
         });
         let backends: Vec<Value> = backends.collect();
-        let owner = core
-            .compiler
-            .state()
-            .services
-            .values()
-            .find(|service| service.cluster_ips.contains(&key.vip));
         json!({
-            "service": owner.map(|service| service.name.to_string()),
+            "service": service_name(core, key.vip),
             "address": key.vip,
             "port": key.port,
             "protocol": super::flow::protocol_name(key.proto),
@@ -154,6 +147,22 @@ pub(super) fn services(core: &Core) -> Value {
         })
     });
     services.collect()
+}
+
+/// The Service that has an address.
+pub(super) fn service_name(core: &Core, vip: IpAddr) -> Option<String> {
+    let mut services = core.compiler.state().services.values();
+    let owner = services.find(|service| service.cluster_ips.contains(&vip))?;
+    Some(owner.name.to_string())
+}
+
+/// A Service port's backends.
+pub(super) fn backends(core: &Core, is_v6: bool, service: Service) -> Vec<Backend> {
+    let tables = core.compiler.tables();
+    let slots = service.base..service.base + service.count;
+    let ids = slots.filter_map(|slot| tables.slots.get(&slot));
+    ids.filter_map(|id| tables.backends.get(&BackendKey { is_v6, id }))
+        .collect()
 }
 
 /// `policies`: every NetworkPolicy and the local pods it isolates.
@@ -178,9 +187,4 @@ pub(super) fn policies(core: &Core) -> Value {
         })
     });
     policies.collect()
-}
-
-/// `policy explain`.
-pub(super) fn explain(_core: &Core, _from: &str, _to: &str, _port: &str) -> Answer {
-    Err("not yet".to_owned())
 }

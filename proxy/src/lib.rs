@@ -14,6 +14,7 @@ pub mod model;
 pub mod netlink;
 pub mod ready;
 pub mod source;
+pub mod trial;
 
 /// The kernel programs, built from `proxy-ebpf` by this crate's build script.
 pub static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/dataplane.o"));

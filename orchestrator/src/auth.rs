@@ -13,6 +13,7 @@ pub mod jwt;
 pub mod node;
 pub mod objects;
 pub mod rbac;
+pub mod references;
 pub mod review;
 pub mod rule;
 pub mod token_request;
@@ -21,6 +22,8 @@ use std::sync::{Arc, Mutex};
 use std::time::SystemTime;
 
 use jiff::Timestamp;
+use prometheus_client::metrics::{counter::Counter, family::Family};
+use prometheus_client::registry::Registry;
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -32,8 +35,9 @@ use crate::status::{Status, Subject};
 use crate::tls::WallClock;
 use authenticate::Verified;
 use jwt::{JwtError, SigningKey};
-use node::{Graph, PodSpec};
+use node::Graph;
 use objects::{PlacementMirror, RbacMirror};
+use references::PodSpec;
 use rule::Rule;
 
 /// What the cluster's tokens say about it.
@@ -55,6 +59,17 @@ pub struct Auth {
     rbac: RbacMirror,
     placement: PlacementMirror,
     node_rules: Vec<Rule>,
+    attempts: Attempts,
+}
+
+/// Counts by the answer, the label `result`.
+type ByResult = Family<[(&'static str, &'static str); 1], Counter>;
+
+/// How often who-are-you and may-you were asked.
+#[derive(Default)]
+struct Attempts {
+    authentication: ByResult,
+    authorization: ByResult,
 }
 
 impl std::fmt::Debug for Auth {
@@ -96,6 +111,7 @@ impl Auth {
             rbac: RbacMirror::new(&cache),
             placement: PlacementMirror::new(&cache),
             node_rules: node::rules(),
+            attempts: Attempts::default(),
             cache,
         })
     }
@@ -117,14 +133,28 @@ impl Auth {
     pub fn require(&self, user: &User, attributes: &Attributes<'_>) -> Result<(), Status> {
         let decision = self.authorize(user, attributes);
         if decision.allowed() {
+            count(&self.attempts.authorization, "allowed");
             return Ok(());
         }
+        count(&self.attempts.authorization, "denied");
         Err(forbidden(user, attributes, decision.reason()))
     }
 
     /// Every rule that the user holds in a namespace, for reviews and escalation checks.
     pub fn rules_of(&self, user: &User, namespace: &str) -> Vec<Rule> {
         self.rbac.ask(|rbac| rbac.rules_of(user, namespace))
+    }
+
+    /// Adds the counts of decisions to what `/metrics` shows.
+    pub fn register(&self, registry: &mut Registry) {
+        let Attempts {
+            authentication,
+            authorization,
+        } = &self.attempts;
+        let what = "Requests by whether the caller proved an identity";
+        registry.register("authentication_attempts", what, authentication.clone());
+        let what = "Requests by whether the caller may do what it asks";
+        registry.register("authorization_attempts", what, authorization.clone());
     }
 
     /// The OIDC discovery document, for `/.well-known/openid-configuration`.
@@ -161,6 +191,10 @@ fn spec_of<T: for<'a> Deserialize<'a> + Default>(object: &Value) -> Result<T, St
         }
         Some(_) => Err(Status::bad_request("spec: must be an object")),
     }
+}
+
+fn count(attempts: &ByResult, result: &'static str) {
+    attempts.get_or_create(&[("result", result)]).inc();
 }
 
 /// RFC 3339 of a Unix time, as the API writes times.

@@ -153,6 +153,7 @@ impl Server {
         let public = SocketAddr::new(config.advertise, address.port()).to_string();
         keys.write_kubeconfig(&config, &public)?;
         let metrics = Arc::new(Metrics::default());
+        metrics.register(|registry| auth.register(registry));
         let api = Api::new(
             Arc::clone(&registry),
             Arc::clone(&auth),
@@ -160,7 +161,7 @@ impl Server {
             Arc::clone(&metrics),
             public.clone(),
         );
-        let (stop, serving) = keys.serve(listener, Arc::new(api))?;
+        let (stop, serving) = keys.serve(listener, Arc::new(api), &metrics)?;
         report(watch.step("serving", format!("https://{public}")));
         let kubeconfig = config.kubeconfig.clone();
         let renewing = keys.keep(client, Arc::clone(&auth), config, public);
@@ -271,6 +272,7 @@ impl Keys {
         &self,
         listener: TcpListener,
         api: Arc<Api>,
+        metrics: &Metrics,
     ) -> Result<(oneshot::Sender<()>, JoinHandle<()>), StartError> {
         let verifier = ClientVerifier::new(self.authority.certificate().clone())?;
         let certificate = Arc::clone(&self.server);
@@ -280,6 +282,7 @@ impl Keys {
             tls::system_clock(),
             Limits::default(),
         )?;
+        metrics.register(|registry| endpoint.counters().register(registry));
         let service = service_fn(move |request: Request<Incoming>| {
             let api = Arc::clone(&api);
             async move { Ok::<_, Infallible>(api.handle(request.map(Body::new)).await) }

@@ -15,6 +15,15 @@ const INDEPENDENT: [&str; 3] = ["fairlead-proxy", "fairlead-cni", "fairlead"];
 
 /// Below these paths nothing does I/O, reads a clock, waits or logs.
 const PURE: &[&str] = &[
+    "orchestrator/src/admission/pod_security/baseline.rs",
+    "orchestrator/src/admission/pod_security/restricted.rs",
+    "orchestrator/src/auth/claims.rs",
+    "orchestrator/src/auth/defaults",
+    "orchestrator/src/auth/identity.rs",
+    "orchestrator/src/auth/node.rs",
+    "orchestrator/src/auth/rbac",
+    "orchestrator/src/auth/references.rs",
+    "orchestrator/src/auth/rule.rs",
     "proxy-ebpf/src/addr.rs",
     "proxy-ebpf/src/conntrack.rs",
     "proxy-ebpf/src/event.rs",

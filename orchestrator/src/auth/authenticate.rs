@@ -19,7 +19,7 @@ use super::identity::{
     split_service_account,
 };
 use super::jwt::JwtError;
-use super::{Auth, objects};
+use super::{Auth, count, objects};
 use crate::status::Status;
 use crate::tls::{Peer, PeerCertificate};
 
@@ -87,6 +87,18 @@ impl Verified {
 impl Auth {
     /// Who sends this request. Without credentials: anonymous on public paths, else 401.
     pub fn authenticate(
+        &self,
+        peer: Option<&Peer>,
+        headers: &HeaderMap,
+        path: &str,
+    ) -> Result<User, Status> {
+        let user = self.identify(peer, headers, path);
+        let result = if user.is_ok() { "success" } else { "failure" };
+        count(&self.attempts.authentication, result);
+        user
+    }
+
+    fn identify(
         &self,
         peer: Option<&Peer>,
         headers: &HeaderMap,

@@ -10,7 +10,7 @@ use std::error::Error as StdError;
 use std::future::Future;
 use std::net::{IpAddr, SocketAddr};
 use std::pin::pin;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -18,6 +18,8 @@ use hyper::body::{Body, Incoming};
 use hyper::service::{Service, service_fn};
 use hyper::{Request, Response};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use prometheus_client::metrics::{counter::Counter, gauge::Gauge};
+use prometheus_client::registry::Registry;
 use rustls::ServerConfig;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
@@ -71,15 +73,15 @@ impl Default for Limits {
     }
 }
 
-/// Counters of one listener, for metrics.
+/// Counters of one listener.
 #[derive(Debug, Default)]
 pub struct Counters {
     /// Connections open now.
-    pub open: AtomicU64,
+    pub open: Gauge,
     /// Connections closed at accept because a bound was reached.
-    pub refused: AtomicU64,
+    pub refused: Counter,
     /// Handshakes that failed or took too long.
-    pub handshakes_failed: AtomicU64,
+    pub handshakes_failed: Counter,
 }
 
 /// A TLS endpoint: certificate, client verification and bounds.
@@ -109,6 +111,22 @@ impl std::fmt::Debug for Shared {
 struct Place {
     shared: Arc<Shared>,
     address: IpAddr,
+}
+
+// === impl Counters ===
+
+impl Counters {
+    /// Adds these to what `/metrics` shows.
+    pub fn register(&self, registry: &mut Registry) {
+        let open = self.open.clone();
+        registry.register("fairlead_tls_connections", "Open connections", open);
+        let refused = self.refused.clone();
+        let what = "Connections closed at accept because a bound was reached";
+        registry.register("fairlead_tls_connections_refused", what, refused);
+        let failed = self.handshakes_failed.clone();
+        let what = "TLS handshakes that failed or took too long";
+        registry.register("apiserver_tls_handshake_errors", what, failed);
+    }
 }
 
 // === impl Endpoint ===
@@ -218,10 +236,7 @@ async fn connection<S, B>(
         _ = stopping.changed() => return,
     };
     let Some((stream, peer)) = accepted else {
-        shared
-            .counters
-            .handshakes_failed
-            .fetch_add(1, Ordering::Relaxed);
+        shared.counters.handshakes_failed.inc();
         return;
     };
     let used = Arc::new(AtomicBool::new(false));
@@ -322,15 +337,15 @@ fn http2(limits: &Limits) -> hyper::server::conn::http2::Builder<TokioExecutor> 
 impl Place {
     fn take(shared: &Arc<Shared>, address: IpAddr) -> Option<Self> {
         let mut open = shared.open.lock().unwrap_or_else(PoisonError::into_inner);
-        let all = shared.counters.open.load(Ordering::Relaxed);
+        let all = shared.counters.open.get();
         let of_address = open.get(&address).copied().unwrap_or(0);
         let full = usize::try_from(all).is_ok_and(|all| all >= shared.limits.connections_max);
         if full || of_address >= shared.limits.connections_per_address_max {
-            shared.counters.refused.fetch_add(1, Ordering::Relaxed);
+            shared.counters.refused.inc();
             return None;
         }
         open.insert(address, of_address + 1);
-        shared.counters.open.fetch_add(1, Ordering::Relaxed);
+        shared.counters.open.inc();
         Some(Self {
             shared: Arc::clone(shared),
             address,
@@ -351,6 +366,6 @@ impl Drop for Place {
                 open.remove(&self.address);
             }
         }
-        self.shared.counters.open.fetch_sub(1, Ordering::Relaxed);
+        self.shared.counters.open.dec();
     }
 }

@@ -221,16 +221,13 @@ async fn one_address_cannot_open_more_than_its_share() {
         0,
         "closed at once"
     );
-    assert_eq!(server.counters.refused.load(Ordering::SeqCst), 1);
-    assert_eq!(server.counters.open.load(Ordering::SeqCst), 3);
+    assert_eq!(server.counters.refused.get(), 1);
+    assert_eq!(server.counters.open.get(), 3);
     let reply = exchange(&mut held[0], GET).await;
     assert!(reply.contains("absent"), "open ones go on: {reply}");
     drop(held);
     let counters = Arc::clone(&server.counters);
-    eventually("places come back", || {
-        counters.open.load(Ordering::SeqCst) == 0
-    })
-    .await;
+    eventually("places come back", || counters.open.get() == 0).await;
     connect(&server, None).await;
 }
 
@@ -245,10 +242,7 @@ async fn a_peer_that_says_nothing_is_let_go() {
     let counters = Arc::clone(&server.counters);
     let mut silent = TcpStream::connect(server.address).await.unwrap();
     assert_eq!(silent.read(&mut [0]).await.unwrap_or(0), 0, "no handshake");
-    eventually("it is counted", || {
-        counters.handshakes_failed.load(Ordering::SeqCst) == 1
-    })
-    .await;
+    eventually("it is counted", || counters.handshakes_failed.get() == 1).await;
 
     let mut idle = connect(&server, None).await;
     assert_eq!(
@@ -260,10 +254,7 @@ async fn a_peer_that_says_nothing_is_let_go() {
     let mut slow = connect(&server, None).await;
     let reply = exchange(&mut slow, "GET / HTTP/1.1\r\nhost: x\r\nx-slow: ").await;
     assert!(!reply.contains("200 OK"), "half a header block: {reply}");
-    eventually("all places come back", || {
-        counters.open.load(Ordering::SeqCst) == 0
-    })
-    .await;
+    eventually("all places come back", || counters.open.get() == 0).await;
 }
 
 #[tokio::test]

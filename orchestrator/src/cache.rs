@@ -28,6 +28,9 @@ mod ring;
 pub mod selector;
 pub mod watcher;
 
+#[cfg(test)]
+mod tests;
+
 pub use entry::Entry;
 pub use list::{Page, Query};
 pub use ring::{Event, EventKind};

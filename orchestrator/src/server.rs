@@ -308,7 +308,12 @@ fn server_leaf(config: &ServerConfig) -> Leaf {
     if !config.listen.ip().is_unspecified() {
         addresses.push(config.listen.ip());
     }
-    addresses.extend(config.service_cidr.iter().filter_map(|cidr| tls::authority::first_host(cidr)));
+    addresses.extend(
+        config
+            .service_cidr
+            .iter()
+            .filter_map(|cidr| tls::authority::first_host(cidr)),
+    );
     for name in &config.tls_san {
         match name.parse() {
             Ok(address) => addresses.push(address),

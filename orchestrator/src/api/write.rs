@@ -1,7 +1,7 @@
 //! Create, update and patch of objects.
 
 use axum::body::Body;
-use hyper::{Response, StatusCode};
+use hyper::{Response, StatusCode, http::request::Parts};
 use serde_json::Value;
 
 use super::{
@@ -77,7 +77,7 @@ impl Api {
     pub(super) fn written(
         &self,
         place: &Place<'_>,
-        parts: &hyper::http::request::Parts,
+        parts: &Parts,
         resource: &Resource,
         written: Written,
     ) -> Result<Response<Body>, Status> {
@@ -115,7 +115,7 @@ pub(super) fn target<'a>(place: &Place<'a>, resource: &'static Resource) -> Targ
 pub(super) async fn replacement(
     place: &Place<'_>,
     resource: &Resource,
-    parts: &hyper::http::request::Parts,
+    parts: &Parts,
     body: Body,
 ) -> Result<(Value, WriteOptions), Status> {
     let mut options = options::write(place.query)?;
@@ -129,7 +129,7 @@ pub(super) async fn replacement(
 /// The body of a PATCH.
 pub(super) async fn patch_body(
     place: &Place<'_>,
-    parts: &hyper::http::request::Parts,
+    parts: &Parts,
     body: Body,
 ) -> Result<(PatchBody, WriteOptions), Status> {
     let options = options::write(place.query)?;

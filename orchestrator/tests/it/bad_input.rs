@@ -1,0 +1,236 @@
+//! Bad input: always a `Status` with the right code, never a 500 or a hang.
+
+use serde_json::{Value, json};
+
+use crate::harness::Cluster;
+
+const MAPS: &str = "/api/v1/namespaces/default/configmaps";
+
+fn check(answer: &(u16, Value), code: u16, reason: &str, text: &str) {
+    let (found, status) = answer;
+    assert_eq!(*found, code, "{status}");
+    assert_eq!(status["kind"], "Status", "{status}");
+    assert_eq!(status["reason"], reason, "{status}");
+    assert_eq!(status["code"], code);
+    let message = status["message"].as_str().unwrap();
+    assert!(message.contains(text), "no {text:?} in {message:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn bad_requests_get_the_right_status() {
+    let cluster = Cluster::start("bad").await;
+    let post = async |body: String| cluster.send("POST", MAPS, "application/json", body).await;
+
+    check(
+        &post("{".to_owned()).await,
+        400,
+        "BadRequest",
+        "not valid JSON",
+    );
+    check(
+        &post("[]".to_owned()).await,
+        400,
+        "BadRequest",
+        "one object",
+    );
+    let deep = format!("{}1{}", "[".repeat(5000), "]".repeat(5000));
+    let deep = format!(r#"{{"metadata":{{"name":"a"}},"data":{deep}}}"#);
+    check(&post(deep).await, 400, "BadRequest", "recursion limit");
+    let large = json!({"metadata": {"name": "a"}, "data": {"k": "x".repeat(4 << 20)}});
+    check(
+        &post(large.to_string()).await,
+        413,
+        "RequestEntityTooLarge",
+        "3145728",
+    );
+    let wrong = json!({"metadata": {"name": "a"}, "data": {"k": 1}});
+    check(
+        &post(wrong.to_string()).await,
+        400,
+        "BadRequest",
+        "cannot unmarshal number",
+    );
+    let kind = json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "a"}});
+    check(
+        &post(kind.to_string()).await,
+        400,
+        "BadRequest",
+        "cannot be handled as a ConfigMap",
+    );
+    let other = json!({"metadata": {"name": "a", "namespace": "other"}});
+    check(
+        &post(other.to_string()).await,
+        400,
+        "BadRequest",
+        "does not match the namespace",
+    );
+    let name = json!({"metadata": {"name": "A_b"}});
+    check(
+        &post(name.to_string()).await,
+        422,
+        "Invalid",
+        "metadata.name",
+    );
+    check(
+        &post(json!({"metadata": {}}).to_string()).await,
+        422,
+        "Invalid",
+        "name or generateName",
+    );
+    let unknown = json!({"metadata": {"name": "a"}, "spec": {}});
+    let strict = format!("{MAPS}?fieldValidation=Strict");
+    let answer = cluster
+        .send("POST", &strict, "application/json", unknown.to_string())
+        .await;
+    check(&answer, 400, "BadRequest", "unknown field \"spec\"");
+    let answer = cluster.send("POST", MAPS, "text/plain", "x").await;
+    check(&answer, 415, "UnsupportedMediaType", "application/json");
+    let answer = cluster
+        .send(
+            "POST",
+            MAPS,
+            "application/vnd.kubernetes.protobuf",
+            "k8s\0\u{7f}x",
+        )
+        .await;
+    check(&answer, 400, "BadRequest", "not valid");
+
+    for (path, code, reason, text) in [
+        (
+            "/api/v1/configmapz",
+            404,
+            "NotFound",
+            "did you mean \"configmaps\" in v1?",
+        ),
+        (
+            "/apis/app/v1/deployments",
+            404,
+            "NotFound",
+            "did you mean \"deployments\" in apps/v1?",
+        ),
+        ("/apis/nothing", 404, "NotFound", "no API group"),
+        ("/nowhere", 404, "NotFound", "could not find"),
+        (
+            "/api/v1/namespaces/default/configmaps/none",
+            404,
+            "NotFound",
+            "\"none\" not found",
+        ),
+        (
+            "/api/v1/namespaces/default/configmaps/none/status",
+            404,
+            "NotFound",
+            "no subresource",
+        ),
+        (
+            "/api/v1/configmaps?labelSelector=a%20in%20b",
+            400,
+            "BadRequest",
+            "unable to parse",
+        ),
+        (
+            "/api/v1/configmaps?fieldSelector=data.x%3D1",
+            400,
+            "BadRequest",
+            "not supported: data.x",
+        ),
+        ("/api/v1/configmaps?limit=-1", 400, "BadRequest", "limit"),
+        ("/api/v1/configmaps?limit=x", 400, "BadRequest", "limit"),
+        (
+            "/api/v1/configmaps?continue=x",
+            400,
+            "BadRequest",
+            "continue",
+        ),
+        (
+            "/api/v1/configmaps?resourceVersion=x",
+            400,
+            "BadRequest",
+            "invalid resource version",
+        ),
+        (
+            "/api/v1/configmaps?resourceVersion=99999999",
+            504,
+            "Timeout",
+            "Too large resource version",
+        ),
+        (
+            "/api/v1/configmaps?resourceVersionMatch=Exact",
+            422,
+            "Invalid",
+            "forbidden unless",
+        ),
+        (
+            "/api/v1/nodes/n/status/more",
+            404,
+            "NotFound",
+            "could not find",
+        ),
+        ("/api/v1/%zz", 400, "BadRequest", "percent"),
+    ] {
+        check(&cluster.get(path).await, code, reason, text);
+    }
+    let answer = cluster
+        .send(
+            "DELETE",
+            "/api/v1/namespaces/default/configmaps/none",
+            "",
+            "",
+        )
+        .await;
+    check(&answer, 404, "NotFound", "none");
+    let answer = cluster
+        .send("POST", "/api/v1/nodes/n", "application/json", "{}")
+        .await;
+    check(&answer, 405, "MethodNotAllowed", "");
+    let answer = cluster
+        .send("PATCH", &format!("{MAPS}/c"), "application/json", "{}")
+        .await;
+    check(&answer, 415, "UnsupportedMediaType", "merge-patch");
+    let answer = cluster
+        .send("DELETE", "/api/v1/namespaces/default", "", "")
+        .await;
+    check(&answer, 403, "Forbidden", "may not be deleted");
+    cluster.server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn validation_names_every_field_that_is_wrong() {
+    let cluster = Cluster::start("causes").await;
+    let deployment = json!({
+        "metadata": {"name": "d"},
+        "spec": {
+            "replicas": -1,
+            "selector": {"matchLabels": {"a": "b"}},
+            "template": {
+                "metadata": {"labels": {"a": "c"}},
+                "spec": {"containers": [
+                    {"name": "X", "image": "", "ports": [{"containerPort": 70000}]},
+                ]},
+            },
+        },
+    });
+    let (code, status) = cluster
+        .post("/apis/apps/v1/namespaces/default/deployments", &deployment)
+        .await;
+    assert_eq!(
+        (code, &status["reason"]),
+        (422, &json!("Invalid")),
+        "{status}"
+    );
+    let causes = status["details"]["causes"].as_array().unwrap();
+    let fields: Vec<&str> = causes
+        .iter()
+        .map(|cause| cause["field"].as_str().unwrap())
+        .collect();
+    for field in [
+        "spec.replicas",
+        "spec.template.metadata.labels",
+        "spec.template.spec.containers[0].name",
+        "spec.template.spec.containers[0].image",
+        "spec.template.spec.containers[0].ports[0].containerPort",
+    ] {
+        assert!(fields.contains(&field), "{field} in {fields:?}");
+    }
+    cluster.server.stop().await;
+}

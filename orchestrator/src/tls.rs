@@ -13,6 +13,7 @@ pub mod listen;
 pub mod peer;
 pub mod request;
 pub mod rotate;
+mod subject;
 
 pub use authority::{Authority, Issued, Leaf, PkiError};
 pub use listen::{Limits, serve};

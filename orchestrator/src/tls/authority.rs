@@ -4,6 +4,8 @@
 use std::net::IpAddr;
 use std::time::{Duration, SystemTime};
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa,
     Issuer, KeyPair, KeyUsagePurpose, PublicKeyData, SanType,
@@ -12,6 +14,8 @@ use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use thiserror::Error;
 use time::OffsetDateTime;
+
+use super::subject;
 
 /// How long a new CA lives.
 pub const CA_LIFE: Duration = Duration::from_hours(10 * 365 * 24);
@@ -78,7 +82,7 @@ pub enum Leaf {
     Client {
         /// User name.
         common_name: String,
-        /// Groups. At most one: the encoder below keeps one value for each attribute.
+        /// Groups.
         organizations: Vec<String>,
     },
 }
@@ -209,19 +213,16 @@ impl Authority {
 
     /// Issues a certificate with a new key, valid from now for `life`, never beyond the CA.
     pub fn issue(&self, leaf: &Leaf, now: SystemTime, life: Duration) -> Result<Issued, PkiError> {
-        let subject = leaf.common_name().to_owned();
-        let fail = |source| PkiError::Issue {
-            subject: subject.clone(),
+        let key = KeyPair::generate().map_err(|source| PkiError::Issue {
+            subject: leaf.common_name().to_owned(),
             source,
-        };
-        let key = KeyPair::generate().map_err(fail)?;
+        })?;
         let (not_before, not_after) = self.validity(now, life)?;
-        let params = leaf.params(not_before, not_after)?;
-        let certificate = params.signed_by(&key, &self.issuer).map_err(fail)?;
+        let certificate = self.encode(leaf, &key, not_before, not_after)?;
         Ok(Issued {
-            certificate: certificate.der().clone(),
+            certificate_pem: pem(&certificate),
+            certificate,
             key: PrivatePkcs8KeyDer::from(key.serialize_der()).into(),
-            certificate_pem: certificate.pem(),
             key_pem: key.serialize_pem(),
             not_before,
             not_after,
@@ -237,14 +238,33 @@ impl Authority {
         life: Duration,
     ) -> Result<String, PkiError> {
         let (not_before, not_after) = self.validity(now, life)?;
+        Ok(pem(&self.encode(leaf, public_key, not_before, not_after)?))
+    }
+
+    fn encode(
+        &self,
+        leaf: &Leaf,
+        public_key: &impl PublicKeyData,
+        not_before: SystemTime,
+        not_after: SystemTime,
+    ) -> Result<CertificateDer<'static>, PkiError> {
+        let common_name = leaf.common_name();
+        let fail = |source| PkiError::Issue {
+            subject: common_name.to_owned(),
+            source,
+        };
         let certificate = leaf
             .params(not_before, not_after)?
             .signed_by(public_key, &self.issuer)
-            .map_err(|source| PkiError::Issue {
-                subject: leaf.common_name().to_owned(),
-                source,
-            })?;
-        Ok(certificate.pem())
+            .map_err(fail)?;
+        let organizations = leaf.organizations();
+        if organizations.len() < 2 {
+            return Ok(certificate.der().clone());
+        }
+        let key = self.issuer.key();
+        subject::replace(certificate.der(), common_name, organizations, key)
+            .map(CertificateDer::from)
+            .ok_or_else(|| fail(rcgen::Error::CouldNotParseCertificate))
     }
 
     fn validity(
@@ -266,6 +286,15 @@ impl Leaf {
     pub fn common_name(&self) -> &str {
         match self {
             Self::Server { common_name, .. } | Self::Client { common_name, .. } => common_name,
+        }
+    }
+
+    /// The subject's organizations.
+    pub fn organizations(&self) -> &[String] {
+        match self {
+            Self::Server { organizations, .. } | Self::Client { organizations, .. } => {
+                organizations
+            }
         }
     }
 
@@ -309,6 +338,20 @@ fn distinguished_name(common_name: &str, organizations: &[String]) -> Distinguis
     }
     name.push(DnType::CommonName, common_name);
     name
+}
+
+/// RFC 7468 text of a certificate.
+fn pem(der: &CertificateDer<'_>) -> String {
+    let text = STANDARD.encode(der);
+    let mut pem = "-----BEGIN CERTIFICATE-----\n".to_owned();
+    let mut rest = text.as_str();
+    while !rest.is_empty() {
+        let (line, tail) = rest.split_at(rest.len().min(64));
+        pem.push_str(line);
+        pem.push('\n');
+        rest = tail;
+    }
+    pem + "-----END CERTIFICATE-----\n"
 }
 
 fn alternative_names(names: &[String], addresses: &[IpAddr]) -> Result<Vec<SanType>, PkiError> {

@@ -171,9 +171,6 @@ impl CertificateRequest {
                 "use of kubernetes.io/kube-apiserver-client signer with system:masters group is not allowed",
             ),
             CLIENT if self.common_name.is_empty() => refuse("a common name is required"),
-            CLIENT if self.organizations.len() > 1 => refuse(
-                "more than one organization is not supported; ask for one group, or bind roles to the user",
-            ),
             KUBELET_CLIENT | CLIENT => Ok(client()),
             _ => refuse("this signer is not known here"),
         }

@@ -18,6 +18,7 @@ mod cleanup;
 mod client;
 mod doctor;
 mod flows;
+mod policy;
 mod run;
 mod show;
 mod table;
@@ -63,6 +64,20 @@ Examples:
   fairlead-proxy status
   fairlead-proxy flows --follow
   fairlead-proxy policy explain --from shop/web --to shop/db --port 5432/tcp";
+
+const TEST_EXAMPLE: &str = "\
+Expectations stand beside the manifests, in documents of their own:
+
+  apiVersion: fairlead.io/v1
+  kind: PolicyTest
+  metadata: { name: shop }
+  spec:
+    cases:
+    - { from: shop/web, to: shop/db, port: 5432/tcp, expect: allow }
+    - { from: 203.0.113.7, to: shop/web, port: 443/tcp, expect: deny }
+
+A Deployment and the like stands for one pod of its name. The exit code is 0 if
+every packet is judged as expected, else 1. Root is needed, a cluster is not.";
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Output {
@@ -130,6 +145,22 @@ pub(crate) enum PolicyCommand {
         to: String,
         /// E.g. 80/tcp, 53/udp, icmp.
         #[arg(long, value_name = "PORT/PROTOCOL")]
+        port: String,
+    },
+    /// Test policies without a cluster: manifests and expectations, through the real programs.
+    #[command(after_help = TEST_EXAMPLE)]
+    Test {
+        /// Files or directories of manifests and `PolicyTest` documents.
+        #[arg(required = true, value_name = "FILE")]
+        files: Vec<PathBuf>,
+    },
+    /// Who reaches whom on one port, by the real programs, without a cluster.
+    Matrix {
+        /// Files or directories of manifests.
+        #[arg(required = true, value_name = "FILE")]
+        files: Vec<PathBuf>,
+        /// E.g. 80/tcp, 53/udp, icmp.
+        #[arg(long, value_name = "PORT/PROTOCOL", default_value = "80/tcp")]
         port: String,
     },
 }
@@ -239,6 +270,10 @@ pub fn run(cli: Cli) -> Outcome {
         Command::Flows { follow, dropped } => flows::flows(&client, cli.output, follow, dropped),
         Command::Policy(PolicyCommand::Explain { from, to, port }) => {
             show::explain(&client, cli.output, from, to, port)
+        }
+        Command::Policy(PolicyCommand::Test { files }) => policy::test(&files, cli.output),
+        Command::Policy(PolicyCommand::Matrix { files, port }) => {
+            policy::matrix(&files, &port, cli.output)
         }
         Command::Doctor { place } => doctor::doctor(&place, cli.output),
         Command::Cleanup {

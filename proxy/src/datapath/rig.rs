@@ -9,7 +9,7 @@ use std::io;
 use std::net::IpAddr;
 
 use aya::programs::{Program, ProgramError, SchedClassifier, TestRun, TestRunOptions};
-use proxy_ebpf::abi::{Endpoint, pin};
+use proxy_ebpf::abi::{Address, Endpoint, kind, pin};
 use proxy_ebpf::addr::{BePort, Tuple, V4, V6};
 use proxy_ebpf::event::{Counter, Hook};
 use thiserror::Error;
@@ -18,7 +18,9 @@ use super::frame::{self, Opening};
 use super::load::{self, LoadError, Loaded};
 use super::map::Maps;
 use super::write::{self, WriteError};
-use crate::compile::Write;
+use crate::compile::{Compiler, Tables, Write};
+use crate::explain::Packet;
+use crate::trial::Kernel;
 
 /// The loopback interface: the one that a fresh network namespace has, and the
 /// one that test runs of packets come in by.
@@ -29,6 +31,9 @@ const SENDER: u32 = 1;
 
 /// The first slot for endpoints: no interface number leads to it by chance.
 pub const SLOT_FIRST: u32 = 16;
+
+/// From a trial's slots, which begin with 1, to the rig's.
+const SHIFT: u32 = SLOT_FIRST - 1;
 
 /// Interface numbers of endpoints that do not send; no such interface exists.
 const IFINDEX_BASE: u32 = 1 << 20;
@@ -174,6 +179,31 @@ impl Rig {
         outcome
     }
 
+    /// Undoes what compilers and rig disagree on: the rig's own slots come first.
+    fn shift(write: Write) -> Write {
+        match write {
+            Write::EndpointClasses { slot, v4, v6 } => Write::EndpointClasses {
+                slot: slot + SHIFT,
+                v4,
+                v6,
+            },
+            Write::EndpointSets {
+                slot,
+                ingress,
+                egress,
+            } => Write::EndpointSets {
+                slot: slot + SHIFT,
+                ingress,
+                egress,
+            },
+            Write::Address(ip, Some(address)) if address.kind == kind::LOCAL_POD => {
+                let slot = address.slot + SHIFT;
+                Write::Address(ip, Some(Address { slot, ..address }))
+            }
+            other => other,
+        }
+    }
+
     fn endpoint(&self, slot: u32) -> Result<Endpoint, RigError> {
         let found = self.maps.endpoints.get(&slot)?;
         found
@@ -276,6 +306,40 @@ impl Rig {
             _ => {}
         }
         Ok(())
+    }
+}
+
+impl Kernel for Rig {
+    type Error = RigError;
+
+    fn load(&mut self, compiler: &Compiler) -> Result<(), RigError> {
+        for (slot, attachment) in compiler.attachments() {
+            self.add_endpoint(slot + SHIFT, &attachment.ips)?;
+        }
+        let writes = compiler.tables().writes_since(&Tables::default());
+        let writes: Vec<_> = writes.into_iter().map(Self::shift).collect();
+        self.apply(&writes)
+    }
+
+    fn send(
+        &mut self,
+        packet: Packet,
+        from_slot: Option<u32>,
+        to_slot: Option<u32>,
+    ) -> Result<bool, RigError> {
+        let Packet {
+            from,
+            to,
+            protocol,
+            port,
+        } = packet;
+        let outcome = match (from_slot, to_slot) {
+            (Some(slot), _) => self.send(slot + SHIFT, from, to, protocol, port)?,
+            (None, Some(slot)) => self.receive(slot + SHIFT, from, to, protocol, port)?,
+            // Nobody's pod is concerned.
+            (None, None) => Outcome::Passed,
+        };
+        Ok(outcome == Outcome::Passed)
     }
 }
 

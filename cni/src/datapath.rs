@@ -78,6 +78,7 @@ fn endpoint(record: &EndpointRecord, mac: Mac, host_mac: Mac) -> Endpoint {
         egress_set: set,
         mac: mac.octets(),
         gateway_mac: host_mac.octets(),
+        flags: if record.shaped { Endpoint::SHAPED } else { 0 },
         ..Endpoint::default()
     };
     for ip in &record.ips {

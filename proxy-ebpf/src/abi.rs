@@ -53,7 +53,7 @@ pub mod bound {
     pub const AFFINITY: u32 = 65_536;
     pub const POLICY_SETS: u32 = 16_384;
     pub const POLICY_PEERS: u32 = 65_536;
-    pub const POLICY_PORTS: u32 = 65_536;
+    pub const POLICY_PORTS: u32 = 32_768;
     pub const POLICY_RANGES: u32 = 65_536;
     /// Bytes of the event ring.
     pub const EVENT_BYTES: u32 = 1 << 20;
@@ -81,6 +81,8 @@ pub struct Endpoint {
     pub egress_set: u32,
     pub class_v4: u32,
     pub class_v6: u32,
+    /// [`Endpoint::SHAPED`].
+    pub flags: u32,
     /// All zero: the pod has none.
     pub v4: V4,
     pub v6: V6,
@@ -89,6 +91,17 @@ pub struct Endpoint {
     /// The MAC address of the host side, the gateway's as the pod sees it.
     pub gateway_mac: [u8; 6],
 }
+
+impl Endpoint {
+    /// Traffic to the pod is shaped by a queueing discipline on the host
+    /// interface: it must leave through that, not past it.
+    pub const SHAPED: u32 = 1;
+}
+
+/// The mark of packets that `pod_out` has judged and translated and that go to a
+/// shaped pod by its host interface: `pod_in` lets them pass. Marks do not
+/// survive the way out of a pod, so no pod can set it.
+pub const JUDGED_MARK: u32 = 0xf1ea_d000;
 
 /// What an address is. Stored in [`Address::kind`].
 pub mod kind {
@@ -430,7 +443,7 @@ plain! {
     BePort: 2;
     V4: 4;
     V6: 16;
-    Endpoint: 52;
+    Endpoint: 56;
     Address: 12;
     PolicySet: 24;
     PeerKey: 8;

@@ -47,6 +47,9 @@ pub struct EndpointRecord {
     pub ips: Vec<IpAddr>,
     /// From `CNI_ARGS`, where the runtime is a Kubernetes one.
     pub pod: Option<PodRef>,
+    /// A bandwidth towards the pod was asked for ([`crate::abi::Endpoint::SHAPED`]).
+    #[serde(default)]
+    pub shaped: bool,
     pub default_policy: DefaultPolicy,
     /// Host ports that lead to the pod.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]

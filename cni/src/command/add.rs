@@ -61,6 +61,7 @@ pub(super) fn run(network: &Network, call: &Call) -> Result<Value, Failure> {
         ips: Vec::new(),
         pod: wishes.args.pod.clone(),
         default_policy: wishes.settings.default_policy,
+        shaped: wishes.runtime.bandwidth.ingress.is_some(),
         port_mappings: wishes.runtime.port_mappings.clone(),
         boot_id: state::boot_id()?,
     };

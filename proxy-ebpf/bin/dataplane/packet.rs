@@ -119,6 +119,17 @@ pub(crate) fn ifindex(ctx: &TcContext) -> u32 {
     unsafe { (*skb(ctx)).ifindex }
 }
 
+#[inline(always)]
+pub(crate) fn mark(ctx: &TcContext) -> u32 {
+    // SAFETY: a context field.
+    unsafe { (*skb(ctx)).mark }
+}
+
+#[inline(always)]
+pub(crate) fn set_mark(ctx: &TcContext, mark: u32) {
+    ctx.skb.set_mark(mark);
+}
+
 /// The interface the packet came in by; 0 if the host itself sent it.
 #[inline(always)]
 pub(crate) fn ingress_ifindex(ctx: &TcContext) -> u32 {

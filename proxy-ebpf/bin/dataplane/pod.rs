@@ -1,9 +1,9 @@
 //! The two programs of a pod's host interface.
 #![expect(unsafe_code, reason = "redirect helpers")]
 
-use aya_ebpf::helpers::bpf_redirect_peer;
+use aya_ebpf::helpers::{bpf_redirect, bpf_redirect_peer};
 use aya_ebpf::programs::TcContext;
-use proxy_ebpf::abi::{Endpoint, kind};
+use proxy_ebpf::abi::{Endpoint, JUDGED_MARK, kind};
 use proxy_ebpf::addr::{Addr, V6, proto};
 use proxy_ebpf::event::{Counter, Hook};
 
@@ -158,6 +158,11 @@ fn deliver(ctx: &TcContext, slot: u32) -> Result<i32, Counter> {
         return Err(Counter::UnknownInterface);
     }
     packet::set_macs(ctx, &endpoint.mac, &endpoint.gateway_mac)?;
+    if endpoint.flags & Endpoint::SHAPED != 0 {
+        packet::set_mark(ctx, JUDGED_MARK);
+        // SAFETY: as for `bounce`.
+        return Ok(unsafe { bpf_redirect(endpoint.ifindex, 0) as i32 });
+    }
     // SAFETY: as for `bounce`.
     Ok(unsafe { bpf_redirect_peer(endpoint.ifindex, 0) as i32 })
 }
@@ -317,6 +322,10 @@ fn translate<A: Pod>(
 /// To a pod from the host's stack: TCX egress of its host interface.
 #[inline(always)]
 pub(crate) fn inward(ctx: &TcContext) -> i32 {
+    if packet::mark(ctx) == JUDGED_MARK {
+        packet::set_mark(ctx, 0);
+        return PASS;
+    }
     let Some((slot, endpoint)) = maps::endpoint_of(packet::ifindex(ctx)) else {
         maps::count(Counter::UnknownInterface, Hook::PodIn);
         return SHOT;

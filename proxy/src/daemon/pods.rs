@@ -124,6 +124,7 @@ pub(super) fn endpoint(record: &EndpointRecord, policy: Option<EndpointPolicy>) 
         class_v6: policy.class_v6,
         mac: parse_mac(&record.mac).unwrap_or_default(),
         gateway_mac: parse_mac(&record.host_mac).unwrap_or_default(),
+        flags: if record.shaped { Endpoint::SHAPED } else { 0 },
         ..Endpoint::default()
     };
     for ip in &record.ips {
@@ -175,6 +176,7 @@ mod tests {
                     uid: uid.map(str::to_owned),
                 }),
                 default_policy: DefaultPolicy::Closed,
+                shaped: false,
                 port_mappings: Vec::new(),
                 boot_id: "now".to_owned(),
             },

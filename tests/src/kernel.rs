@@ -4,7 +4,7 @@
 //! Runs in a network namespace of its own, whose interfaces stand for the pods'
 //! host sides: the programs learn the endpoint from the interface.
 
-use aya::maps::{Array, HashMap, MapData, PerCpuArray};
+use aya::maps::{Array, HashMap, Map, MapData, PerCpuArray};
 use aya::programs::{SchedClassifier, TestRun, TestRunOptions};
 use aya::{Ebpf, EbpfLoader, Pod};
 use proxy_ebpf::abi::{Endpoint, pin};
@@ -197,6 +197,21 @@ impl Kernel {
         let result = program(&mut self.ebpf, name).test_run(options).unwrap();
         // The kernel divides by the number of runs already.
         result.duration.as_secs_f64() * 1e9
+    }
+
+    /// Bytes of kernel memory that a map takes.
+    pub fn map_bytes(&self, name: &str) -> u64 {
+        let map = self
+            .ebpf
+            .map(name)
+            .unwrap_or_else(|| panic!("no map {name}"));
+        let (Map::Array(data) | Map::HashMap(data) | Map::LpmTrie(data)) = map else {
+            panic!("{name} is of another type");
+        };
+        let fd = std::os::fd::AsRawFd::as_raw_fd(&std::os::fd::AsFd::as_fd(data.fd()));
+        let info = std::fs::read_to_string(format!("/proc/self/fdinfo/{fd}")).unwrap();
+        let bytes = info.lines().find_map(|line| line.strip_prefix("memlock:"));
+        bytes.expect("maps tell").trim().parse().unwrap()
     }
 
     /// What has been counted since the last call.

@@ -12,6 +12,7 @@
 
 pub mod cgroup;
 pub mod cluster;
+pub mod empty;
 pub mod files;
 pub mod generate;
 pub mod kernel;

@@ -24,6 +24,7 @@ use crate::{
 
 pub mod entry;
 mod list;
+mod owners;
 mod ring;
 pub mod selector;
 pub mod watcher;
@@ -70,6 +71,7 @@ pub struct ResourceCache {
 #[derive(Debug)]
 struct State {
     objects: std::collections::BTreeMap<Arc<str>, Arc<Entry>>,
+    owners: owners::Owners,
     ring: ring::Ring,
 }
 
@@ -91,6 +93,7 @@ impl Cache {
                     resource,
                     state: RwLock::new(State {
                         objects: std::collections::BTreeMap::new(),
+                        owners: owners::Owners::default(),
                         ring: ring::Ring::new(floor, ring_bytes),
                     }),
                     changed: watch::channel(ceiling).0,
@@ -122,6 +125,7 @@ impl Cache {
                 let built = Entry::parse(cache.resource, key, row.revision, &row.value, "ADDED");
                 match built {
                     Ok((entry, _frame)) => {
+                        state.owners.add(&entry);
                         state.objects.insert(Arc::clone(&entry.key), entry);
                         loaded += 1;
                     }
@@ -241,6 +245,7 @@ impl ResourceCache {
                 };
                 match Entry::parse(self.resource, key, change.revision, value, label) {
                     Ok((entry, frame)) => {
+                        state.owners.replace(previous.as_deref(), &entry);
                         state
                             .objects
                             .insert(Arc::clone(&entry.key), Arc::clone(&entry));
@@ -254,6 +259,7 @@ impl ResourceCache {
             }
             (None, Some(previous)) => {
                 state.objects.remove(key);
+                state.owners.remove(&previous);
                 Event::deleted(previous, change.revision)
             }
             (None, None) => return,

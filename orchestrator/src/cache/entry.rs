@@ -31,6 +31,10 @@ pub struct Entry {
     pub fields: Box<[Box<str>]>,
     /// The object's UID.
     pub uid: Box<str>,
+    /// UIDs of its owners.
+    pub owners: Box<[Box<str>]>,
+    /// Which of them is its controller.
+    pub controller: Option<usize>,
 }
 
 /// Why stored bytes make no entry.
@@ -56,6 +60,16 @@ struct Metadata<'a> {
     uid: Cow<'a, str>,
     #[serde(borrow, default)]
     labels: BTreeMap<Cow<'a, str>, Cow<'a, str>>,
+    #[serde(borrow, default, rename = "ownerReferences")]
+    owners: Vec<Owner<'a>>,
+}
+
+#[derive(Deserialize)]
+struct Owner<'a> {
+    #[serde(borrow, default)]
+    uid: Cow<'a, str>,
+    #[serde(default)]
+    controller: Option<bool>,
 }
 
 impl Entry {
@@ -90,6 +104,9 @@ impl Entry {
         };
         let (frame, bytes) = frame(stored, revision, label)?;
         let uid = Box::from(&*head.metadata.uid);
+        let owners = &head.metadata.owners;
+        let controller = owners.iter().position(|o| o.controller == Some(true));
+        let owners = owners.iter().map(|o| Box::from(&*o.uid)).collect();
         Ok((
             Arc::new(Self {
                 key: key.into(),
@@ -98,6 +115,8 @@ impl Entry {
                 labels,
                 fields,
                 uid,
+                owners,
+                controller,
             }),
             frame,
         ))
@@ -115,6 +134,8 @@ impl Entry {
             labels: self.labels.clone(),
             fields: self.fields.clone(),
             uid: self.uid.clone(),
+            owners: self.owners.clone(),
+            controller: self.controller,
         };
         (entry, frame)
     }
@@ -137,6 +158,11 @@ impl Entry {
     pub fn label(&self, key: &str) -> Option<&str> {
         let index = self.labels.binary_search_by(|(k, _)| (**k).cmp(key)).ok()?;
         self.labels.get(index).map(|(_, value)| &**value)
+    }
+
+    /// UID of the owner that controls it.
+    pub fn controller_uid(&self) -> Option<&str> {
+        self.owners.get(self.controller?).map(|uid| &**uid)
     }
 
     /// The whole object as a tree.

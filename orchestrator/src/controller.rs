@@ -1,0 +1,12 @@
+//! The controllers: what makes the cluster become what its objects say.
+//!
+//! Each is a pure core (what should be done about what is seen) and a thin
+//! shell on the [`runtime`], in one file per kind.
+
+pub mod apps;
+pub mod cluster;
+pub mod pods;
+pub mod runtime;
+mod start;
+
+pub use start::{Controllers, Options};

@@ -1,0 +1,266 @@
+//! What a Deployment reports: counts, availability and progress.
+
+use jiff::Timestamp;
+use serde_json::{Value, json};
+
+use super::{Deployment, DeploymentController, View, resource};
+use crate::{
+    controller::{apps::replicaset::is_ending, runtime::stamp},
+    registry::Target,
+    status::Status,
+};
+
+const AVAILABLE_REASON: &str = "NewReplicaSetAvailable";
+const TIMED_OUT: &str = "ProgressDeadlineExceeded";
+
+/// Pods by state, over all ReplicaSets.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Counts {
+    replicas: i64,
+    updated: i64,
+    ready: i64,
+    available: i64,
+    unavailable: i64,
+}
+
+impl Counts {
+    fn of(view: &View) -> Self {
+        let sum = |field: fn(&super::ReplicaSet) -> i64| view.sets.iter().map(field).sum::<i64>();
+        let available = sum(|set| set.status.available_replicas);
+        Self {
+            replicas: sum(|set| set.status.replicas),
+            updated: view.new_set().map_or(0, |set| set.status.replicas),
+            ready: sum(|set| set.status.ready_replicas),
+            available,
+            unavailable: (view.total() - available).max(0),
+        }
+    }
+
+    fn reported(status: &Value) -> Self {
+        let count = |field: &str| status[field].as_i64().unwrap_or(0);
+        Self {
+            replicas: count("replicas"),
+            updated: count("updatedReplicas"),
+            ready: count("readyReplicas"),
+            available: count("availableReplicas"),
+            unavailable: count("unavailableReplicas"),
+        }
+    }
+
+    fn better_than(&self, old: &Self) -> bool {
+        self.updated > old.updated
+            || self.replicas - self.updated < old.replicas - old.updated
+            || self.ready > old.ready
+            || self.available > old.available
+    }
+
+    fn complete(&self, replicas: i64) -> bool {
+        self.updated == replicas && self.replicas == replicas && self.available == replicas
+    }
+}
+
+/// Whether the rollout has nothing left to do.
+pub(super) fn is_complete(view: &View) -> bool {
+    Counts::of(view).complete(view.deployment.spec.replicas)
+}
+
+/// One condition to be set.
+struct Verdict {
+    status: &'static str,
+    reason: &'static str,
+    message: String,
+    /// Whether it counts as news although status and reason are as before.
+    renew: bool,
+}
+
+/// The condition `Progressing`; `None` leaves what is there.
+fn progress(view: &View, counts: &Counts, now: Timestamp) -> Option<Verdict> {
+    let deployment = &view.deployment;
+    let old = condition(&deployment.status, "Progressing");
+    let reason = old.map_or("", |c| c["reason"].as_str().unwrap_or_default());
+    let verdict = |status, reason, message: &str| Verdict {
+        status,
+        reason,
+        message: message.to_owned(),
+        renew: false,
+    };
+    if deployment.spec.paused {
+        let paused = verdict("Unknown", "DeploymentPaused", "Deployment is paused");
+        return (reason != "DeploymentPaused").then_some(paused);
+    }
+    let subject = view.new_set().map_or_else(
+        || format!("Deployment {:?}", deployment.metadata.name),
+        |set| format!("ReplicaSet {:?}", set.metadata.name),
+    );
+    let before = Counts::reported(&deployment.status);
+    if counts.complete(deployment.spec.replicas) {
+        let text = format!("{subject} has successfully progressed.");
+        return Some(verdict("True", AVAILABLE_REASON, &text));
+    }
+    if reason == "DeploymentPaused" {
+        return Some(verdict("Unknown", "DeploymentResumed", "Deployment is resumed"));
+    }
+    let settled = reason == AVAILABLE_REASON && counts.replicas == counts.updated;
+    if settled && !counts.better_than(&before) && !is_news(deployment) {
+        return None;
+    }
+    if counts.better_than(&before) || (reason == AVAILABLE_REASON && is_news(deployment)) {
+        let text = format!("{subject} is progressing.");
+        return Some(Verdict {
+            renew: true,
+            ..verdict("True", "ReplicaSetUpdated", &text)
+        });
+    }
+    let Some(old) = old else {
+        let text = view.new_set().map_or_else(
+            || "Deployment has begun".to_owned(),
+            |set| format!("Created new replica set {:?}", set.metadata.name),
+        );
+        return Some(verdict("True", "NewReplicaSetCreated", &text));
+    };
+    if !settled && reason != TIMED_OUT && time_left(deployment, old, now) == Some(0) {
+        let text = format!("{subject} has timed out progressing.");
+        return Some(verdict("False", TIMED_OUT, &text));
+    }
+    None
+}
+
+/// Whether the desired state has changed since the last report.
+fn is_news(deployment: &Deployment) -> bool {
+    deployment.status["observedGeneration"].as_i64().unwrap_or(0) < deployment.metadata.generation
+}
+
+/// Seconds until the deadline for progress, 0 if it has passed.
+fn time_left(deployment: &Deployment, progressing: &Value, now: Timestamp) -> Option<i64> {
+    // Upstream's "no deadline".
+    let deadline = deployment
+        .spec
+        .progress_deadline_seconds
+        .filter(|seconds| *seconds < i64::from(i32::MAX))?;
+    let since: Timestamp = progressing["lastUpdateTime"].as_str()?.parse().ok()?;
+    Some((since.as_second() + deadline - now.as_second()).max(0))
+}
+
+fn condition<'a>(status: &'a Value, r#type: &str) -> Option<&'a Value> {
+    let mut conditions = status["conditions"].as_array()?.iter();
+    conditions.find(|c| c["type"] == r#type)
+}
+
+fn set_condition(conditions: &mut Vec<Value>, r#type: &str, verdict: &Verdict, now: &str) {
+    let old = conditions.iter().position(|c| c["type"] == r#type);
+    let before = old.map(|index| conditions.remove(index));
+    let same = |field: &str, value: &str| {
+        before.as_ref().is_some_and(|c| c[field] == value)
+    };
+    if same("status", verdict.status)
+        && same("reason", verdict.reason)
+        && same("message", &verdict.message)
+        && !verdict.renew
+    {
+        conditions.extend(before);
+        return;
+    }
+    let since = match &before {
+        Some(before) if same("status", verdict.status) => before["lastTransitionTime"].clone(),
+        _ => now.into(),
+    };
+    conditions.push(json!({
+        "type": r#type,
+        "status": verdict.status,
+        "reason": verdict.reason,
+        "message": verdict.message,
+        "lastUpdateTime": now,
+        "lastTransitionTime": since,
+    }));
+}
+
+/// The new status. Pure.
+fn status_of(view: &View, failure: Option<&Status>, now: Timestamp) -> Value {
+    let deployment = &view.deployment;
+    let counts = Counts::of(view);
+    let text = stamp(now);
+    let mut conditions = deployment.status["conditions"].as_array().cloned().unwrap_or_default();
+    let bounds = deployment.bounds();
+    let available = if counts.available >= bounds.least() {
+        ("True", "MinimumReplicasAvailable", "Deployment has minimum availability.")
+    } else {
+        ("False", "MinimumReplicasUnavailable", "Deployment does not have minimum availability.")
+    };
+    let verdict = Verdict {
+        status: available.0,
+        reason: available.1,
+        message: available.2.to_owned(),
+        renew: false,
+    };
+    set_condition(&mut conditions, "Available", &verdict, &text);
+    if let Some(failure) = failure.filter(|f| !is_ending(f) && !f.is("Conflict")) {
+        let verdict = Verdict {
+            status: "False",
+            reason: "ReplicaSetCreateError",
+            message: failure.message.clone(),
+            renew: false,
+        };
+        set_condition(&mut conditions, "Progressing", &verdict, &text);
+    } else if let Some(verdict) = progress(view, &counts, now) {
+        set_condition(&mut conditions, "Progressing", &verdict, &text);
+    }
+    let mut status = json!({
+        "observedGeneration": deployment.metadata.generation,
+        "conditions": conditions,
+    });
+    for (field, count) in [
+        ("replicas", counts.replicas),
+        ("updatedReplicas", counts.updated),
+        ("readyReplicas", counts.ready),
+        ("availableReplicas", counts.available),
+        ("unavailableReplicas", counts.unavailable),
+    ] {
+        if count > 0 {
+            status[field] = count.into();
+        }
+    }
+    if let Some(collisions) = deployment.status.get("collisionCount") {
+        status["collisionCount"] = collisions.clone();
+    }
+    status
+}
+
+impl DeploymentController {
+    /// Writes the status if it has changed; seconds until the next deadline.
+    pub(super) async fn report(
+        &self,
+        view: &View,
+        failure: Option<&Status>,
+    ) -> Result<Option<u64>, Status> {
+        let deployment = &view.deployment;
+        let now = self.clock.now();
+        let status = status_of(view, failure, now);
+        if status != deployment.status {
+            let (namespace, name) = (&deployment.metadata.namespace, &deployment.metadata.name);
+            let target = Target {
+                subresource: "status",
+                ..Target::object(resource(), namespace, name)
+            };
+            let change = |current: &Value| {
+                let mut new = current.clone();
+                let collisions = current["status"].get("collisionCount").cloned();
+                new["status"] = status.clone();
+                if let Some(collisions) = collisions {
+                    new["status"]["collisionCount"] = collisions;
+                }
+                Ok(new)
+            };
+            match self.client.change(target, &change).await {
+                Err(status) if !status.is("NotFound") => return Err(status),
+                _ => {}
+            }
+        }
+        let progressing = condition(&status, "Progressing");
+        let waiting = progressing.filter(|c| {
+            c["reason"] != AVAILABLE_REASON && c["reason"] != TIMED_OUT && !deployment.spec.paused
+        });
+        let left = waiting.and_then(|c| time_left(deployment, c, now));
+        Ok(left.and_then(|left| u64::try_from(left.max(1)).ok()))
+    }
+}
+

@@ -1,0 +1,5 @@
+//! Controllers of what belongs to no workload: namespaces, ownership, identities, nodes.
+
+pub mod garbage;
+pub mod namespace;
+pub mod service_account;

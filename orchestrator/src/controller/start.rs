@@ -1,0 +1,69 @@
+//! Which controllers there are, and starting them.
+
+use std::sync::Arc;
+
+use super::{
+    apps::{deployment::DeploymentController, replicaset::ReplicaSetController},
+    cluster::{
+        garbage::GarbageCollector,
+        namespace::NamespaceController,
+        service_account::{RootCaPublisher, ServiceAccountController},
+    },
+    runtime::{Clock, Context, Queue, Runtime},
+};
+use crate::registry::Registry;
+
+/// What controllers need to know of the cluster.
+#[derive(Clone, Debug, Default)]
+pub struct Options {
+    /// The CA in PEM, as pods are given it.
+    pub root_ca: String,
+    /// Names that are not to run.
+    pub disabled: Vec<String>,
+}
+
+/// All running controllers; they end with this value.
+#[derive(Debug)]
+pub struct Controllers(Runtime);
+
+/// Name and start of one controller.
+type Start = (&'static str, fn(&mut Runtime, &Context, &Options));
+
+const ALL: &[Start] = &[
+    ("namespace-controller", |r, c, _| r.run(c, NamespaceController::new(c))),
+    ("generic-garbage-collector", |r, c, _| r.run(c, GarbageCollector::new(c))),
+    ("service-account-controller", |r, c, _| r.run(c, ServiceAccountController::new(c))),
+    ("root-ca-cert-publisher", |r, c, o| r.run(c, RootCaPublisher::new(c, o.root_ca.clone()))),
+    ("replicaset-controller", |r, c, _| r.run(c, ReplicaSetController::new(c))),
+    ("deployment-controller", |r, c, _| r.run(c, DeploymentController::new(c))),
+    ("default-scheduler", |r, c, _| r.spawn(crate::scheduler::run(c.clone()))),
+];
+
+impl Controllers {
+    /// Names that [`Options::disabled`] may hold.
+    pub fn names() -> impl Iterator<Item = &'static str> {
+        ALL.iter().map(|(name, _)| *name)
+    }
+
+    /// Starts all that are not disabled.
+    pub fn start(registry: Arc<Registry>, clock: Clock, options: &Options) -> Self {
+        let mut runtime = Runtime::new(registry, clock);
+        for (name, start) in ALL {
+            if !options.disabled.iter().any(|disabled| disabled == name) {
+                let context = runtime.context(name);
+                start(&mut runtime, &context, options);
+            }
+        }
+        Self(runtime)
+    }
+
+    /// Names and queues, for the metrics.
+    pub fn queues(&self) -> &[(&'static str, Arc<Queue>)] {
+        self.0.queues()
+    }
+
+    /// Ends them and waits for that.
+    pub async fn stop(self) {
+        self.0.stop().await;
+    }
+}

@@ -1,0 +1,363 @@
+//! The scheduler: every waiting pod gets the best node that can take it.
+//!
+//! Decisions ([`decide`]) are pure functions of a pod and the [`node`] state.
+//! One task follows pods and nodes, decides, *assumes* that the pod is on its
+//! node and goes on; binding happens beside it. A binding that fails takes the
+//! assumption back. Nothing polls: a pod that nothing can take waits for an
+//! event that may help it.
+
+use std::{collections::HashMap, sync::Arc};
+
+use serde_json::{Value, json};
+use tokio::task::JoinSet;
+
+use crate::{
+    auth::User,
+    cache::{Delivery, Entry, EventKind, Selector, Watcher},
+    controller::runtime::{
+        Clock, Context, Recorder,
+        object::{self, Head, served},
+        stamp,
+    },
+    registry::{Caller, Target, client::Client},
+    resource::core::NAMESPACE,
+    status::Status,
+};
+
+pub mod affinity;
+mod binding;
+pub mod decide;
+pub mod filter;
+pub mod node;
+pub mod pod;
+pub mod queue;
+pub mod resources;
+pub mod score;
+pub mod topology;
+pub mod volume;
+
+use self::{
+    decide::{Decision, decide},
+    filter::wake,
+    node::{NodeInfo, Nodes},
+    pod::PodInfo,
+    queue::Queue,
+    topology::Namespaces,
+};
+
+const NAME: &str = "default-scheduler";
+/// Bindings and reports under way; when there are more, decisions wait.
+const WIDTH: usize = 256;
+/// Decisions between two looks at events.
+const TURNS: usize = 64;
+
+/// The scheduler.
+#[derive(Debug)]
+struct Scheduler {
+    client: Client,
+    caller: Caller,
+    clock: Clock,
+    recorder: Recorder,
+    nodes: Nodes,
+    queue: Queue,
+    /// Decided, not seen bound yet: key to node.
+    assumed: HashMap<Arc<str>, String>,
+    writes: JoinSet<Outcome>,
+    turn: usize,
+}
+
+/// What became of a write beside the loop.
+#[derive(Debug)]
+enum Outcome {
+    Bound(Arc<PodInfo>, Result<(), Status>),
+    Reported,
+}
+
+/// Schedules until it is dropped.
+pub async fn run(context: Context) {
+    let mut scheduler = Scheduler {
+        client: context.client,
+        caller: Caller {
+            user: Arc::new(User::component("system:kube-scheduler", &[])),
+            agent: "kube-scheduler".into(),
+        },
+        clock: context.clock,
+        recorder: context.recorder,
+        nodes: Nodes::default(),
+        queue: Queue::default(),
+        assumed: HashMap::new(),
+        writes: JoinSet::new(),
+        turn: 0,
+    };
+    loop {
+        scheduler.from_the_start().await;
+        tracing::info!("the scheduler fell behind and goes through all objects");
+    }
+}
+
+/// The watches.
+struct Watches {
+    pods: Watcher,
+    nodes: Watcher,
+    volumes: Watcher,
+    claims: Watcher,
+    classes: Watcher,
+}
+
+impl Scheduler {
+    /// Reads everything and follows it until a watch falls behind.
+    async fn from_the_start(&mut self) {
+        self.nodes = Nodes::default();
+        self.queue = Queue::default();
+        let Ok(mut watches) = self.open() else {
+            return;
+        };
+        loop {
+            self.decide_some();
+            let due = self.queue.next_due();
+            let ready = !self.queue.is_idle() && self.writes.len() < WIDTH;
+            let clock = self.clock.clone();
+            let expired = tokio::select! {
+                biased;
+                Some(outcome) = self.writes.join_next() => {
+                    if let Ok(outcome) = outcome { self.ended(outcome); }
+                    Ok(())
+                }
+                seen = watches.nodes.next() => seen.map(|d| self.nodes_changed(&d)),
+                seen = watches.pods.next() => seen.map(|d| self.pods_changed(&d)),
+                seen = watches.volumes.next() => seen.map(|_| self.wake(wake::VOLUME)),
+                seen = watches.claims.next() => seen.map(|_| self.wake(wake::VOLUME)),
+                seen = watches.classes.next() => seen.map(|_| self.wake(wake::VOLUME)),
+                () = clock.sleep_until(due.unwrap_or_default()), if due.is_some() => Ok(()),
+                () = tokio::task::yield_now(), if ready => Ok(()),
+            };
+            if expired.is_err() {
+                return;
+            }
+        }
+    }
+
+    fn open(&mut self) -> Result<Watches, Status> {
+        let all = Selector::default;
+        let (nodes, node_watch) = self.client.informer_of(served("", "nodes"), all())?;
+        for entry in nodes {
+            self.node_written(&entry);
+        }
+        let (pods, pod_watch) = self.client.informer_of(served("", "pods"), all())?;
+        for entry in pods {
+            self.pod_written(&entry);
+        }
+        let watch = |group, plural| {
+            let informer = self.client.informer_of(served(group, plural), all());
+            informer.map(|(_, watcher)| watcher)
+        };
+        Ok(Watches {
+            volumes: watch("", "persistentvolumes")?,
+            claims: watch("", "persistentvolumeclaims")?,
+            classes: watch("storage.k8s.io", "storageclasses")?,
+            pods: pod_watch,
+            nodes: node_watch,
+        })
+    }
+
+    fn wake(&mut self, events: u8) {
+        self.queue.wake(events, self.clock.now());
+    }
+
+    fn nodes_changed(&mut self, deliveries: &[Delivery]) {
+        let mut helps = false;
+        for delivery in deliveries {
+            if delivery.kind == EventKind::Deleted {
+                self.nodes.remove(delivery.entry().name());
+            } else {
+                helps |= self.node_written(delivery.entry());
+            }
+        }
+        if helps {
+            self.wake(wake::NODE);
+        }
+    }
+
+    fn node_written(&mut self, entry: &Entry) -> bool {
+        match NodeInfo::of(entry) {
+            Ok(node) => self.nodes.set(node),
+            Err(error) => {
+                tracing::error!(node = entry.name(), %error, "a node cannot be read");
+                false
+            }
+        }
+    }
+
+    fn pods_changed(&mut self, deliveries: &[Delivery]) {
+        let mut helps = false;
+        for delivery in deliveries {
+            let entry = delivery.entry();
+            if delivery.kind == EventKind::Deleted {
+                self.queue.remove(&entry.key);
+                self.assumed.remove(&entry.key);
+                helps |= self.nodes.take(&entry.key).is_some();
+            } else {
+                helps |= self.pod_written(entry);
+            }
+        }
+        if helps {
+            self.wake(wake::POD);
+        }
+    }
+
+    /// Whether it may help another pod.
+    fn pod_written(&mut self, entry: &Entry) -> bool {
+        let pod = match PodInfo::of(entry) {
+            Ok(pod) => Arc::new(pod),
+            Err(error) => {
+                tracing::error!(pod = &*entry.key, %error, "a pod cannot be read");
+                return false;
+            }
+        };
+        if pod.over {
+            self.queue.remove(&pod.key);
+            self.assumed.remove(&pod.key);
+            return self.nodes.take(&pod.key).is_some();
+        }
+        if !pod.node.is_empty() {
+            self.queue.remove(&pod.key);
+            self.assumed.remove(&pod.key);
+            let minds = !pod.meta.labels.is_empty();
+            self.nodes.put(pod);
+            return minds && self.queue.depths().2 > 0;
+        }
+        if !pod.is_waiting() || self.assumed.contains_key(&pod.key) {
+            if !pod.is_waiting() {
+                self.queue.remove(&pod.key);
+            }
+            return false;
+        }
+        if pod.gated {
+            self.queue.remove(&pod.key);
+            let text = "Scheduling is blocked due to non-empty scheduling gates";
+            self.report(&pod, "SchedulingGated", text);
+            return false;
+        }
+        // Its own status is written here; that is no reason for another attempt.
+        if !self.queue.is_same(&pod) {
+            self.queue.add(pod);
+        }
+        false
+    }
+
+    fn decide_some(&mut self) {
+        for _ in 0..TURNS {
+            if self.writes.len() >= WIDTH {
+                return;
+            }
+            let Some(pod) = self.queue.next(self.clock.now()) else {
+                return;
+            };
+            self.place(pod);
+        }
+    }
+
+    fn place(&mut self, pod: Arc<PodInfo>) {
+        let volumes = match binding::volumes(&self.client, &pod) {
+            Ok(volumes) => volumes,
+            Err(message) => return self.refuse(&pod, &message, wake::VOLUME),
+        };
+        let namespaces = self.namespaces(&pod);
+        match decide(&pod, &self.nodes, &namespaces, &volumes, &mut self.turn) {
+            Decision::Refused { message, wakes } => self.refuse(&pod, &message, wakes),
+            Decision::Node(node) => {
+                let mut placed = (*pod).clone();
+                placed.node = node.clone();
+                self.nodes.put(Arc::new(placed));
+                self.assumed.insert(Arc::clone(&pod.key), node.clone());
+                let bind = binding::Bind {
+                    client: self.client.clone(),
+                    caller: self.caller.clone(),
+                    clock: self.clock.clone(),
+                    claims: volumes.waiting().cloned().collect(),
+                };
+                self.writes.spawn(async move {
+                    let result = bind.run(&pod, &node).await;
+                    Outcome::Bound(pod, result)
+                });
+            }
+        }
+    }
+
+    /// Labels of all namespaces, where a term asks for them.
+    fn namespaces(&self, pod: &PodInfo) -> Namespaces {
+        if !pod.minds_pods() && self.nodes.present().all(|node| node.minding == 0) {
+            return Namespaces::new();
+        }
+        let all = object::list(&self.client, &NAMESPACE, "").unwrap_or_default();
+        let labels = |entry: &Arc<Entry>| entry.decode::<Head>().ok().map(|head| head.metadata.labels);
+        all.iter()
+            .filter_map(|entry| Some((entry.name().to_owned(), labels(entry)?)))
+            .collect()
+    }
+
+    fn refuse(&mut self, pod: &Arc<PodInfo>, message: &str, wakes: u8) {
+        self.queue.refused(&pod.key, wakes, self.clock.now());
+        let text = message.to_owned();
+        self.recorder.warning(NAME, served("", "pods"), &pod.meta, "FailedScheduling", text);
+        self.report(pod, "Unschedulable", message);
+    }
+
+    /// Writes `PodScheduled=False`, if it does not say so yet.
+    fn report(&mut self, pod: &Arc<PodInfo>, reason: &'static str, message: &str) {
+        let said = |(status, why, text): &(String, String, String)| {
+            status == "False" && why == reason && text == message
+        };
+        if pod.reported.as_ref().is_some_and(said) {
+            return;
+        }
+        let (client, pod) = (self.client.clone(), Arc::clone(pod));
+        let (message, now) = (message.to_owned(), stamp(self.clock.now()));
+        self.writes.spawn(async move {
+            let condition = json!({
+                "type": "PodScheduled",
+                "status": "False",
+                "reason": reason,
+                "message": message,
+                "lastProbeTime": null,
+                "lastTransitionTime": now,
+            });
+            let target = Target {
+                subresource: "status",
+                ..Target::object(served("", "pods"), &pod.meta.namespace, &pod.meta.name)
+            };
+            let written = client.change(target, &|current: &Value| {
+                let mut new = current.clone();
+                binding::set_condition(&mut new["status"]["conditions"], &condition);
+                Ok(new)
+            });
+            if let Err(status) = written.await {
+                tracing::debug!(pod = &*pod.key, %status, "a refusal was not reported");
+            }
+            Outcome::Reported
+        });
+    }
+
+    fn ended(&mut self, outcome: Outcome) {
+        let Outcome::Bound(pod, result) = outcome else {
+            return;
+        };
+        match result {
+            Ok(()) => {
+                let node = self.assumed.get(&pod.key).cloned();
+                let node = node.or_else(|| self.nodes.place_of(&pod.key));
+                let text = format!("Successfully assigned {} to {}", pod.key, node.unwrap_or_default());
+                self.recorder.normal(NAME, served("", "pods"), &pod.meta, "Scheduled", text);
+            }
+            Err(status) => {
+                tracing::debug!(pod = &*pod.key, %status, "not bound, will retry");
+                // Only what was assumed is taken back, not what has happened since.
+                if self.assumed.remove(&pod.key).is_some() {
+                    self.nodes.take(&pod.key);
+                    self.queue.failed(&pod.key, self.clock.now());
+                    self.wake(wake::POD);
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,1 @@
+//! Decisions on hand-made clusters, and against a naive reading of the rules.

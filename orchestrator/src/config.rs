@@ -8,6 +8,8 @@ use std::{
 use clap::Args;
 use serde::Deserialize;
 
+use crate::controller::Controllers;
+
 /// What `fairlead server` was told. Every setting may also stand in the file
 /// (`--config`), under the flag's name without dashes in front.
 #[derive(Args, Clone, Debug, Default, Deserialize)]
@@ -56,6 +58,15 @@ pub struct ServerArgs {
     )]
     pub service_cidr: Option<Vec<String>>,
 
+    /// Controllers that are not to run, `default-scheduler` among them.
+    #[arg(
+        long,
+        env = "FAIRLEAD_DISABLE_CONTROLLERS",
+        value_name = "NAME",
+        value_delimiter = ','
+    )]
+    pub disable_controllers: Option<Vec<String>>,
+
     /// Megabytes of recent events kept per resource for watches [default: 16].
     #[arg(long, env = "FAIRLEAD_WATCH_CACHE_MB", value_name = "MB")]
     pub watch_cache_mb: Option<usize>,
@@ -78,6 +89,8 @@ pub struct ServerConfig {
     pub cluster_domain: String,
     /// Service ranges.
     pub service_cidr: Vec<String>,
+    /// Controllers that do not run.
+    pub disabled_controllers: Vec<String>,
     /// Bound of each resource's event ring.
     pub ring_bytes: usize,
 }
@@ -148,7 +161,22 @@ impl ServerArgs {
                 why: format!("{megabytes} is not between 1 and 1024"),
             });
         }
+        let disabled_controllers = self
+            .disable_controllers
+            .or(file.disable_controllers)
+            .unwrap_or_default();
+        let known: Vec<&str> = Controllers::names().collect();
+        if let Some(unknown) = disabled_controllers
+            .iter()
+            .find(|name| !known.contains(&name.as_str()))
+        {
+            return Err(ConfigError::Refused {
+                setting: "disable-controllers",
+                why: format!("{unknown:?} is none of {}", known.join(", ")),
+            });
+        }
         Ok(ServerConfig {
+            disabled_controllers,
             kubeconfig: self
                 .kubeconfig
                 .or(file.kubeconfig)

@@ -12,6 +12,7 @@ pub mod cache;
 pub mod config;
 pub mod defaults;
 pub mod controller;
+pub mod hollow;
 pub mod openapi;
 pub mod patch;
 pub mod proto;

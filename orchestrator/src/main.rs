@@ -6,6 +6,7 @@ use anyhow::Context as _;
 use clap::{Parser, Subcommand};
 use fairlead::{
     config::ServerArgs,
+    hollow::{Hollow, HollowArgs},
     server::Server,
     store::archive::{self, Summary},
 };
@@ -33,6 +34,13 @@ enum Command {
     /// directory. Stop it with Ctrl-C or SIGTERM; kill -9 loses no
     /// acknowledged write.
     Server(Box<ServerArgs>),
+    /// Run hollow nodes against an API server: pods start and end, no containers.
+    ///
+    /// For tests of a control plane at scale. Pods become ready after
+    /// --pod-start-delay; those that are not restarted end after
+    /// --pod-run-time. A pod's annotations hollow.fairlead.dev/ready ("false")
+    /// and hollow.fairlead.dev/exit-code ("1") make it misbehave.
+    Hollow(Box<HollowArgs>),
     /// Save a cluster, live or not, to one file: objects, CA and keys.
     Backup {
         /// The server's data directory.
@@ -70,13 +78,8 @@ fn main() -> ExitCode {
 
 fn run(command: Command) -> anyhow::Result<()> {
     match command {
-        Command::Server(args) => {
-            let runtime = tokio::runtime::Builder::new_multi_thread()
-                .enable_all()
-                .build()
-                .context("cannot start the runtime")?;
-            runtime.block_on(serve(*args))
-        }
+        Command::Server(args) => runtime()?.block_on(serve(*args)),
+        Command::Hollow(args) => runtime()?.block_on(hollow(*args)),
         Command::Backup { data_dir, file } => {
             let summary = archive::backup(&data_dir, &file)?;
             say(&format!("saved {} to {}", told(&summary), file.display()));
@@ -92,6 +95,31 @@ fn run(command: Command) -> anyhow::Result<()> {
             Ok(())
         }
     }
+}
+
+fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .context("cannot start the runtime")
+}
+
+async fn hollow(args: HollowArgs) -> anyhow::Result<()> {
+    let started = std::time::Instant::now();
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    let count = args.nodes;
+    let hollow = Hollow::start(args).await?;
+    say(&format!(
+        "{count} hollow nodes registered in {:.0} ms",
+        started.elapsed().as_secs_f64() * 1000.0
+    ));
+    tokio::select! {
+        () = hollow.run() => {}
+        _ = interrupt.recv() => {}
+        _ = terminate.recv() => {}
+    }
+    Ok(())
 }
 
 async fn serve(args: ServerArgs) -> anyhow::Result<()> {

@@ -45,6 +45,8 @@ use self::{
     topology::Namespaces,
 };
 
+/// Annotation with which a claim is told its pod's node.
+pub const SELECTED_NODE: &str = "volume.kubernetes.io/selected-node";
 const NAME: &str = "default-scheduler";
 /// Bindings and reports under way; when there are more, decisions wait.
 const WIDTH: usize = 256;
@@ -326,12 +328,12 @@ impl Scheduler {
                 subresource: "status",
                 ..Target::object(served("", "pods"), &pod.meta.namespace, &pod.meta.name)
             };
-            let written = client.change(target, &|current: &Value| {
+            let change = |current: &Value| {
                 let mut new = current.clone();
                 binding::set_condition(&mut new["status"]["conditions"], &condition);
                 Ok(new)
-            });
-            if let Err(status) = written.await {
+            };
+            if let Err(status) = client.change(target, &change).await {
                 tracing::debug!(pod = &*pod.key, %status, "a refusal was not reported");
             }
             Outcome::Reported

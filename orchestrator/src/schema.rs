@@ -6,7 +6,7 @@
 
 mod convert;
 mod parse;
-mod quantity;
+pub mod quantity;
 mod table;
 mod timestamp;
 

@@ -20,6 +20,7 @@ use crate::{
     auth::{self, Auth, User},
     cache::{Cache, Feed},
     config::ServerConfig,
+    controller::{Controllers, Options, runtime::Clock},
     registry::{Admission, Registry, client::Client, lifecycle::NamespaceLifecycle},
     seed,
     signer::Signer,
@@ -100,6 +101,7 @@ pub struct Server {
     stop: oneshot::Sender<()>,
     serving: JoinHandle<()>,
     renewing: Vec<JoinHandle<()>>,
+    controllers: Controllers,
 }
 
 impl Server {
@@ -163,6 +165,12 @@ impl Server {
         );
         let (stop, serving) = keys.serve(listener, Arc::new(api), &metrics)?;
         report(watch.step("serving", format!("https://{public}")));
+        let options = Options {
+            root_ca: keys.authority.certificate_pem().to_owned(),
+            disabled: config.disabled_controllers.clone(),
+        };
+        let controllers = Controllers::start(Arc::clone(&registry), Clock::system(), &options);
+        report(watch.step("controllers", format!("{} running", controllers.count())));
         let kubeconfig = config.kubeconfig.clone();
         let renewing = keys.keep(client, Arc::clone(&auth), config, public);
         Ok(Self {
@@ -174,11 +182,13 @@ impl Server {
             stop,
             serving,
             renewing,
+            controllers,
         })
     }
 
     /// Lets open requests end, then closes the store.
     pub async fn stop(self) {
+        self.controllers.stop().await;
         if self.stop.send(()).is_err() {
             tracing::debug!("the listener had stopped already");
         }

@@ -57,6 +57,11 @@ impl Controllers {
         Self(runtime)
     }
 
+    /// How many controllers have a queue.
+    pub fn count(&self) -> usize {
+        self.0.queues().len()
+    }
+
     /// Names and queues, for the metrics.
     pub fn queues(&self) -> &[(&'static str, Arc<Queue>)] {
         self.0.queues()

@@ -8,6 +8,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::{
+    SELECTED_NODE,
     pod::PodInfo,
     volume::{Claim, Volumes},
 };
@@ -20,8 +21,6 @@ use crate::{
 
 /// How long a volume may take to be bound.
 const VOLUME_WAIT: Duration = Duration::from_secs(600);
-/// Annotation with which a claim is told its pod's node.
-pub const SELECTED_NODE: &str = "volume.kubernetes.io/selected-node";
 /// Provisioner of classes whose volumes are made by hand.
 const BY_HAND: &str = "kubernetes.io/no-provisioner";
 

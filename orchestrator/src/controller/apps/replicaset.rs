@@ -12,7 +12,7 @@ use crate::{
         pods::{self, BURST, Claimer},
         runtime::{
             Again, Change, Clock, Context, Controller, Key, Recorder, Source,
-            object::{self, Meta, Pod, adopters, controller_key, decode, served, split},
+            object::{Meta, Pod, adopters, controller_key, decode, served, split},
             stamp,
         },
     },
@@ -326,7 +326,7 @@ impl Controller for ReplicaSetController {
 }
 
 fn has_failed(entry: &crate::cache::Entry) -> bool {
-    object::decode::<Conditioned>(entry).is_ok_and(|o| !o.status.conditions.is_empty())
+    decode::<Conditioned>(entry).is_ok_and(|o| !o.status.conditions.is_empty())
 }
 
 #[derive(Deserialize, Default)]

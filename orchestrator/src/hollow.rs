@@ -47,7 +47,11 @@ pub struct HollowArgs {
     #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=i64::from(NODES_MAX)))]
     pub nodes: u32,
     /// Kubeconfig of a user who may act for all nodes.
-    #[arg(long, env = "KUBECONFIG", default_value = "/var/lib/fairlead/admin.kubeconfig")]
+    #[arg(
+        long,
+        env = "KUBECONFIG",
+        default_value = "/var/lib/fairlead/admin.kubeconfig"
+    )]
     pub kubeconfig: PathBuf,
     /// What the nodes' names begin with; a number follows.
     #[arg(long, default_value = "hollow-")]
@@ -80,7 +84,9 @@ pub struct HollowArgs {
 /// # Errors
 /// What is wrong and how to write it.
 pub fn duration(text: &str) -> Result<Duration, String> {
-    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let digits = text
+        .find(|c: char| !c.is_ascii_digit())
+        .unwrap_or(text.len());
     let (number, unit) = text.split_at(digits);
     let number: u64 = number
         .parse()
@@ -155,13 +161,25 @@ impl Hollow {
         self.pods.lock().expect("no holder panics")
     }
 
-    async fn call(&self, method: &str, path: &str, body: Option<(&str, &Value)>) -> Result<Value, HttpError> {
-        let _turn = self.width.acquire().await.expect("the semaphore is never closed");
+    async fn call(
+        &self,
+        method: &str,
+        path: &str,
+        body: Option<(&str, &Value)>,
+    ) -> Result<Value, HttpError> {
+        let _turn = self
+            .width
+            .acquire()
+            .await
+            .expect("the semaphore is never closed");
         self.client.call(method, path, body).await
     }
 
     async fn create(&self, path: &str, object: &Value) -> Result<(), HttpError> {
-        match self.call("POST", path, Some(("application/json", object))).await {
+        match self
+            .call("POST", path, Some(("application/json", object)))
+            .await
+        {
             Err(HttpError::Refused { code: 409, .. }) | Ok(_) => Ok(()),
             Err(error) => Err(error),
         }
@@ -175,13 +193,20 @@ impl Hollow {
         };
         self.create("/api/v1/nodes", &object).await?;
         self.beat(name).await?;
-        self.create("/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases", &lease).await
+        self.create(
+            "/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases",
+            &lease,
+        )
+        .await
     }
 
     async fn beat(&self, name: &str) -> Result<(), HttpError> {
         let status = {
             let nodes = self.lock_nodes();
-            nodes.get(name).expect("a hollow node stays").status(&self.args)
+            nodes
+                .get(name)
+                .expect("a hollow node stays")
+                .status(&self.args)
         };
         let path = format!("/api/v1/nodes/{name}/status");
         let patch = ("application/strategic-merge-patch+json", &status);
@@ -189,10 +214,18 @@ impl Hollow {
     }
 
     async fn renew(&self, name: &str) {
-        let now = Timestamp::now().strftime("%Y-%m-%dT%H:%M:%S%.6fZ").to_string();
+        let now = Timestamp::now()
+            .strftime("%Y-%m-%dT%H:%M:%S%.6fZ")
+            .to_string();
         let patch = json!({"spec": {"renewTime": now}});
         let path = format!("/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases/{name}");
-        let renewed = self.call("PATCH", &path, Some(("application/merge-patch+json", &patch))).await;
+        let renewed = self
+            .call(
+                "PATCH",
+                &path,
+                Some(("application/merge-patch+json", &patch)),
+            )
+            .await;
         if let Err(error) = renewed {
             tracing::warn!(node = name, %error, "a lease was not renewed");
         }
@@ -240,7 +273,9 @@ impl Hollow {
     async fn follow_once(self: &Arc<Self>) -> Result<(), HttpError> {
         let path = "/api/v1/pods?fieldSelector=spec.nodeName!%3D";
         let list = self.call("GET", path, None).await?;
-        let version = list["metadata"]["resourceVersion"].as_str().unwrap_or_default();
+        let version = list["metadata"]["resourceVersion"]
+            .as_str()
+            .unwrap_or_default();
         let mut seen = std::collections::HashSet::new();
         for pod in list["items"].as_array().into_iter().flatten() {
             seen.insert(pod::key(pod));
@@ -248,7 +283,10 @@ impl Hollow {
         }
         let gone: Vec<String> = {
             let pods = self.lock_pods();
-            pods.keys().filter(|key| !seen.contains(*key)).cloned().collect()
+            pods.keys()
+                .filter(|key| !seen.contains(*key))
+                .cloned()
+                .collect()
         };
         for key in gone {
             self.forget(&key);
@@ -323,7 +361,9 @@ impl Hollow {
                 return;
             }
             let nodes = self.lock_nodes();
-            nodes.get(&pod.node).map(|node| (node.address(), node.pod_address(pod.slot)))
+            nodes
+                .get(&pod.node)
+                .map(|node| (node.address(), node.pod_address(pod.slot)))
         };
         let Some((host, own)) = address else {
             return;
@@ -332,14 +372,19 @@ impl Hollow {
         let result = if step == Step::Stop {
             let uid = &object["metadata"]["uid"];
             let options = json!({"kind": "DeleteOptions", "apiVersion": "v1", "gracePeriodSeconds": 0, "preconditions": {"uid": uid}});
-            self.call("DELETE", &path, Some(("application/json", &options))).await
+            self.call("DELETE", &path, Some(("application/json", &options)))
+                .await
         } else {
             let patch = step.status(&object, &host, &own);
             let patch = ("application/strategic-merge-patch+json", &patch);
-            self.call("PATCH", &format!("{path}/status"), Some(patch)).await
+            self.call("PATCH", &format!("{path}/status"), Some(patch))
+                .await
         };
         match result {
-            Ok(_) | Err(HttpError::Refused { code: 404 | 409, .. }) => {}
+            Ok(_)
+            | Err(HttpError::Refused {
+                code: 404 | 409, ..
+            }) => {}
             Err(error) => {
                 tracing::warn!(pod = %key, %error, "a pod did not move on and is tried again");
                 if let Some(pod) = self.lock_pods().get_mut(&key) {
@@ -352,7 +397,10 @@ impl Hollow {
     }
 
     async fn retry(self: Arc<Self>, key: String, object: Value) {
-        let step = self.lock_pods().get_mut(&key).and_then(|pod| pod.next(&object));
+        let step = self
+            .lock_pods()
+            .get_mut(&key)
+            .and_then(|pod| pod.next(&object));
         if let Some(step) = step {
             tokio::spawn(self.act_boxed(key, step, object));
         }

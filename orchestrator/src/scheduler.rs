@@ -292,7 +292,8 @@ impl Scheduler {
             return Namespaces::new();
         }
         let all = object::list(&self.client, &NAMESPACE, "").unwrap_or_default();
-        let labels = |entry: &Arc<Entry>| entry.decode::<Head>().ok().map(|head| head.metadata.labels);
+        let labels =
+            |entry: &Arc<Entry>| entry.decode::<Head>().ok().map(|head| head.metadata.labels);
         all.iter()
             .filter_map(|entry| Some((entry.name().to_owned(), labels(entry)?)))
             .collect()
@@ -301,7 +302,13 @@ impl Scheduler {
     fn refuse(&mut self, pod: &Arc<PodInfo>, message: &str, wakes: u8) {
         self.queue.refused(&pod.key, wakes, self.clock.now());
         let text = message.to_owned();
-        self.recorder.warning(NAME, served("", "pods"), &pod.meta, "FailedScheduling", text);
+        self.recorder.warning(
+            NAME,
+            served("", "pods"),
+            &pod.meta,
+            "FailedScheduling",
+            text,
+        );
         self.report(pod, "Unschedulable", message);
     }
 
@@ -348,8 +355,13 @@ impl Scheduler {
             Ok(()) => {
                 let node = self.assumed.get(&pod.key).cloned();
                 let node = node.or_else(|| self.nodes.place_of(&pod.key));
-                let text = format!("Successfully assigned {} to {}", pod.key, node.unwrap_or_default());
-                self.recorder.normal(NAME, served("", "pods"), &pod.meta, "Scheduled", text);
+                let text = format!(
+                    "Successfully assigned {} to {}",
+                    pod.key,
+                    node.unwrap_or_default()
+                );
+                self.recorder
+                    .normal(NAME, served("", "pods"), &pod.meta, "Scheduled", text);
             }
             Err(status) => {
                 tracing::debug!(pod = &*pod.key, %status, "not bound, will retry");

@@ -88,10 +88,17 @@ impl Claimer<'_> {
         let taken = || Status::modified(what.subject(), entry.name());
         let change = |current: &Value| {
             let metadata = &current["metadata"];
-            let owners = metadata["ownerReferences"].as_array().cloned().unwrap_or_default();
+            let owners = metadata["ownerReferences"]
+                .as_array()
+                .cloned()
+                .unwrap_or_default();
             let fresh = metadata["uid"].as_str() == Some(&entry.uid)
                 && metadata["deletionTimestamp"].is_null();
-            if !fresh || owners.iter().any(|owner| owner["controller"] == json!(true)) {
+            if !fresh
+                || owners
+                    .iter()
+                    .any(|owner| owner["controller"] == json!(true))
+            {
                 return Err(taken());
             }
             let mut new = current.clone();
@@ -139,7 +146,9 @@ where
     while done < count {
         let size = batch.min(count - done);
         let results = at_once((done..done + size).map(&attempt)).await;
-        let failure = results.iter().find_map(|result| result.as_ref().err().cloned());
+        let failure = results
+            .iter()
+            .find_map(|result| result.as_ref().err().cloned());
         let fine = results.iter().filter(|result| result.is_ok()).count();
         done += fine;
         if failure.is_some() {
@@ -185,7 +194,10 @@ pub async fn delete(client: &Client, pods: impl Iterator<Item = &Pod>) -> Result
         async move {
             let pods = super::runtime::object::served("", "pods");
             let options = DeleteOptions::default().only(&meta.uid);
-            match client.delete_of(pods, &meta.namespace, &meta.name, &options).await {
+            match client
+                .delete_of(pods, &meta.namespace, &meta.name, &options)
+                .await
+            {
                 Err(status) if !status.is("NotFound") && !status.is("Conflict") => Err(status),
                 _ => Ok(()),
             }

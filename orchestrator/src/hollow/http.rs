@@ -70,7 +70,9 @@ pub struct Client {
 
 impl std::fmt::Debug for Client {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Client").field("address", &self.address).finish_non_exhaustive()
+        f.debug_struct("Client")
+            .field("address", &self.address)
+            .finish_non_exhaustive()
     }
 }
 
@@ -85,7 +87,10 @@ impl Client {
             .strip_prefix("https://")
             .map(|rest| rest.trim_end_matches('/').to_owned())
             .ok_or_else(|| wrong("server", "it does not begin with https://"))?;
-        let address = if address.rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_ok()) {
+        let address = if address
+            .rsplit_once(':')
+            .is_some_and(|(_, port)| port.parse::<u16>().is_ok())
+        {
             address
         } else {
             format!("{address}:443")
@@ -120,7 +125,11 @@ impl Client {
         };
         let stream = TcpStream::connect(&self.address).await.map_err(failed)?;
         stream.set_nodelay(true).map_err(failed)?;
-        let stream = self.tls.connect(self.host.clone(), stream).await.map_err(failed)?;
+        let stream = self
+            .tls
+            .connect(self.host.clone(), stream)
+            .await
+            .map_err(failed)?;
         let (sender, connection) = http2::Builder::new(TokioExecutor::new())
             .initial_stream_window_size(1 << 20)
             .initial_connection_window_size(8 << 20)
@@ -156,7 +165,9 @@ impl Client {
                 Body::from(serde_json::to_vec(value)?)
             }
         };
-        let request = request.body(bytes).map_err(|error| wrong("server", error))?;
+        let request = request
+            .body(bytes)
+            .map_err(|error| wrong("server", error))?;
         let mut sender = self.sender().await?;
         sender.ready().await?;
         Ok(sender.send_request(request).await?)
@@ -179,7 +190,10 @@ impl Client {
             let status: Value = serde_json::from_slice(&bytes).unwrap_or_default();
             return Err(HttpError::Refused {
                 code,
-                message: status["message"].as_str().unwrap_or("no message").to_owned(),
+                message: status["message"]
+                    .as_str()
+                    .unwrap_or("no message")
+                    .to_owned(),
             });
         }
         Ok(serde_json::from_slice(&bytes)?)
@@ -246,8 +260,11 @@ impl Lines {
 fn tls(config: &Kubeconfig) -> Result<rustls::ClientConfig, HttpError> {
     let mut roots = rustls::RootCertStore::empty();
     for certificate in CertificateDer::pem_slice_iter(&config.ca) {
-        let certificate = certificate.map_err(|error| wrong("certificate-authority", format!("{error:?}")))?;
-        roots.add(certificate).map_err(|error| wrong("certificate-authority", error))?;
+        let certificate =
+            certificate.map_err(|error| wrong("certificate-authority", format!("{error:?}")))?;
+        roots
+            .add(certificate)
+            .map_err(|error| wrong("certificate-authority", error))?;
     }
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let builder = rustls::ClientConfig::builder_with_provider(provider)

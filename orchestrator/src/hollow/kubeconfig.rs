@@ -20,7 +20,9 @@ pub struct Kubeconfig {
 impl std::fmt::Debug for Kubeconfig {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         // Keys and tokens stay out of logs.
-        f.debug_struct("Kubeconfig").field("server", &self.server).finish_non_exhaustive()
+        f.debug_struct("Kubeconfig")
+            .field("server", &self.server)
+            .finish_non_exhaustive()
     }
 }
 
@@ -104,7 +106,8 @@ impl Kubeconfig {
             why: why.to_owned(),
         };
         let text = String::from_utf8(file(path)?).map_err(|_not_text| wrong("it is not text"))?;
-        let parsed: File = serde_saphyr::from_str(&text).map_err(|error| wrong(&error.to_string()))?;
+        let parsed: File =
+            serde_saphyr::from_str(&text).map_err(|error| wrong(&error.to_string()))?;
         let find = |list: &[Named], name: &str| list.iter().position(|named| named.name == name);
         let context = find(&parsed.contexts, &parsed.current_context)
             .and_then(|index| parsed.contexts[index].context.clone())
@@ -129,7 +132,10 @@ impl Kubeconfig {
             cluster.certificate_authority.as_ref(),
         )?
         .ok_or_else(|| wrong("the cluster has no certificate-authority"))?;
-        let certificate = either(user.client_certificate_data.as_ref(), user.client_certificate.as_ref())?;
+        let certificate = either(
+            user.client_certificate_data.as_ref(),
+            user.client_certificate.as_ref(),
+        )?;
         let key = either(user.client_key_data.as_ref(), user.client_key.as_ref())?;
         let token = match (user.token, user.token_file) {
             (Some(token), _) => Some(token),

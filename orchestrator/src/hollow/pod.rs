@@ -35,13 +35,22 @@ pub(super) enum Step {
 }
 
 pub(super) fn key(object: &Value) -> String {
-    let text = |field: &str| object["metadata"][field].as_str().unwrap_or_default().to_owned();
+    let text = |field: &str| {
+        object["metadata"][field]
+            .as_str()
+            .unwrap_or_default()
+            .to_owned()
+    };
     format!("{}/{}", text("namespace"), text("name"))
 }
 
 pub(super) fn path(object: &Value) -> String {
     let text = |field: &str| object["metadata"][field].as_str().unwrap_or_default();
-    format!("/api/v1/namespaces/{}/pods/{}", text("namespace"), text("name"))
+    format!(
+        "/api/v1/namespaces/{}/pods/{}",
+        text("namespace"),
+        text("name")
+    )
 }
 
 impl Pod {
@@ -88,7 +97,9 @@ impl Step {
             Self::Start => args.pod_start_delay,
             Self::End => args.pod_run_time,
             Self::Stop => {
-                let grace = object["metadata"]["deletionGracePeriodSeconds"].as_u64().unwrap_or(0);
+                let grace = object["metadata"]["deletionGracePeriodSeconds"]
+                    .as_u64()
+                    .unwrap_or(0);
                 args.pod_stop_delay.min(Duration::from_secs(grace))
             }
         }
@@ -98,10 +109,15 @@ impl Step {
     pub(super) fn status(self, object: &Value, host: &str, own: &str) -> Value {
         let now = stamp(Timestamp::now());
         let annotations = &object["metadata"]["annotations"];
-        let gated = object["spec"]["readinessGates"].as_array().is_some_and(|g| !g.is_empty());
+        let gated = object["spec"]["readinessGates"]
+            .as_array()
+            .is_some_and(|g| !g.is_empty());
         let running = self == Self::Start;
         let healthy = running && annotations[READY] != "false";
-        let code = annotations[EXIT_CODE].as_str().and_then(|c| c.parse::<i32>().ok()).unwrap_or(0);
+        let code = annotations[EXIT_CODE]
+            .as_str()
+            .and_then(|c| c.parse::<i32>().ok())
+            .unwrap_or(0);
         let phase = match (running, code) {
             (true, _) => "Running",
             (false, 0) => "Succeeded",
@@ -134,9 +150,18 @@ impl Step {
                 "state": state,
             })
         };
-        let now_state = if running { json!({"running": {"startedAt": now}}) } else { ended.clone() };
+        let now_state = if running {
+            json!({"running": {"startedAt": now}})
+        } else {
+            ended.clone()
+        };
         let each = |field: &str, make: &dyn Fn(&Value) -> Value| -> Vec<Value> {
-            object["spec"][field].as_array().into_iter().flatten().map(make).collect()
+            object["spec"][field]
+                .as_array()
+                .into_iter()
+                .flatten()
+                .map(make)
+                .collect()
         };
         let done = json!({"terminated": {"exitCode": 0, "reason": "Completed", "startedAt": now, "finishedAt": now}});
         let mut status = json!({

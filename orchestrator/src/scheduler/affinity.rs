@@ -19,9 +19,15 @@ pub fn selects(selector: Option<&LabelSelector>, labels: &Labels) -> bool {
     };
     let equal = selector.match_labels.iter().flatten();
     let terms = selector.match_expressions.iter().flatten();
-    equal.into_iter().all(|(key, value)| labels.get(key) == Some(value))
+    equal
+        .into_iter()
+        .all(|(key, value)| labels.get(key) == Some(value))
         && terms.into_iter().all(|term| {
-            requirement(&term.operator, term.values.as_deref().unwrap_or_default(), labels.get(&term.key))
+            requirement(
+                &term.operator,
+                term.values.as_deref().unwrap_or_default(),
+                labels.get(&term.key),
+            )
         })
 }
 
@@ -33,8 +39,14 @@ fn requirement(operator: &str, values: &[String], found: Option<&String>) -> boo
         "NotIn" => found.is_none_or(|value| !values.contains(value)),
         "Exists" => found.is_some(),
         "DoesNotExist" => found.is_none(),
-        "Gt" => found.and_then(number).zip(bound()).is_some_and(|(value, bound)| value > bound),
-        "Lt" => found.and_then(number).zip(bound()).is_some_and(|(value, bound)| value < bound),
+        "Gt" => found
+            .and_then(number)
+            .zip(bound())
+            .is_some_and(|(value, bound)| value > bound),
+        "Lt" => found
+            .and_then(number)
+            .zip(bound())
+            .is_some_and(|(value, bound)| value < bound),
         _ => false,
     }
 }
@@ -50,12 +62,17 @@ pub fn term_takes(term: &NodeSelectorTerm, node: &NodeInfo) -> bool {
         requirement(&r.operator, r.values.as_deref().unwrap_or_default(), found)
     };
     expressions.iter().all(|r| fits(r, node.labels.get(&r.key)))
-        && fields.iter().all(|r| fits(r, (r.key == "metadata.name").then_some(&node.name)))
+        && fields
+            .iter()
+            .all(|r| fits(r, (r.key == "metadata.name").then_some(&node.name)))
 }
 
 /// Whether any term takes the node.
 pub fn node_selected(selector: &NodeSelector, node: &NodeInfo) -> bool {
-    selector.node_selector_terms.iter().any(|term| term_takes(term, node))
+    selector
+        .node_selector_terms
+        .iter()
+        .any(|term| term_takes(term, node))
 }
 
 /// Whether a toleration covers a taint.
@@ -71,7 +88,8 @@ pub fn tolerates(toleration: &Toleration, taint: &Taint) -> bool {
         "Exists" => true,
         "" | "Equal" => {
             !empty(&toleration.key)
-                && toleration.value.as_deref().unwrap_or_default() == taint.value.as_deref().unwrap_or_default()
+                && toleration.value.as_deref().unwrap_or_default()
+                    == taint.value.as_deref().unwrap_or_default()
         }
         _ => false,
     }

@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-
 use k8s_openapi::api::core::v1::NodeSelector;
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -14,7 +13,10 @@ use super::{
 };
 use crate::{
     cache::Selector,
-    controller::runtime::{Clock, later, object::{Meta, decode, list, served}},
+    controller::runtime::{
+        Clock, later,
+        object::{Meta, decode, list, served},
+    },
     registry::{Caller, Target, WriteOptions, client::Client},
     status::{Status, Subject},
 };
@@ -81,12 +83,16 @@ fn demand(client: &Client, claim: &RawClaim) -> Result<Claim, String> {
         let missing = || format!("persistentvolume {bound:?} not found");
         let entry = volumes.get(bound).ok_or_else(missing)?;
         let volume: RawVolume = decode(&entry).map_err(|status| status.message)?;
-        return Ok(Claim::Bound(volume.spec.node_affinity.and_then(|a| a.required)));
+        return Ok(Claim::Bound(
+            volume.spec.node_affinity.and_then(|a| a.required),
+        ));
     }
     let class = claim.spec["storageClassName"].as_str().unwrap_or_default();
     let classes = client.cache_of(served("storage.k8s.io", "storageclasses"));
     let class_entry = classes.get(class).map(|entry| entry.value());
-    let waits = class_entry.as_ref().is_some_and(|c| c["volumeBindingMode"] == "WaitForFirstConsumer");
+    let waits = class_entry
+        .as_ref()
+        .is_some_and(|c| c["volumeBindingMode"] == "WaitForFirstConsumer");
     if !waits || !bound.is_empty() {
         return Err("pod has unbound immediate PersistentVolumeClaims".to_owned());
     }
@@ -104,7 +110,10 @@ fn demand(client: &Client, claim: &RawClaim) -> Result<Claim, String> {
         .collect();
     let provisioner = class_entry.as_ref().and_then(|c| c["provisioner"].as_str());
     let dynamic = provisioner.is_some_and(|name| name != BY_HAND);
-    Ok(Claim::Waiting { candidates, dynamic })
+    Ok(Claim::Waiting {
+        candidates,
+        dynamic,
+    })
 }
 
 /// Replaces, or adds, the condition of the same type; its time of change
@@ -156,7 +165,10 @@ impl Bind {
         });
         let options = WriteOptions::default();
         let registry = self.client.registry();
-        registry.bind(target, &self.caller, &binding, &options).await.map(drop)
+        registry
+            .bind(target, &self.caller, &binding, &options)
+            .await
+            .map(drop)
     }
 
     async fn select_node(&self, namespace: &str, claim: &str, node: &str) -> Result<(), Status> {
@@ -178,8 +190,15 @@ impl Bind {
         let (_, mut watcher) = watch.map_err(|error| Status::expired(error.to_string()))?;
         let deadline = later(self.clock.now(), VOLUME_WAIT);
         let late = || {
-            let subject = Subject { group: "", resource: "persistentvolumeclaims" };
-            Status::conflict(subject, &pod.meta.name, "its volumes were not bound in time")
+            let subject = Subject {
+                group: "",
+                resource: "persistentvolumeclaims",
+            };
+            Status::conflict(
+                subject,
+                &pod.meta.name,
+                "its volumes were not bound in time",
+            )
         };
         loop {
             let is_bound = |name: &String| {
@@ -196,4 +215,3 @@ impl Bind {
         }
     }
 }
-

@@ -48,7 +48,10 @@ pub fn decide(
 ) -> Decision {
     if nodes.count() == 0 {
         let message = "no nodes available to schedule pods".to_owned();
-        return Decision::Refused { message, wakes: wake::NODE };
+        return Decision::Refused {
+            message,
+            wakes: wake::NODE,
+        };
     }
     let topology = Topology::of(pod, nodes, namespaces);
     let all = nodes.all();
@@ -80,7 +83,13 @@ pub fn decide(
     Decision::Node(best(pod, &fitting, &topology, nodes.count(), *turn))
 }
 
-fn best(pod: &PodInfo, fitting: &[&NodeInfo], topology: &Topology, present: usize, turn: usize) -> String {
+fn best(
+    pod: &PodInfo,
+    fitting: &[&NodeInfo],
+    topology: &Topology,
+    present: usize,
+    turn: usize,
+) -> String {
     if let [only] = fitting {
         return only.name.clone();
     }
@@ -88,16 +97,25 @@ fn best(pod: &PodInfo, fitting: &[&NodeInfo], topology: &Topology, present: usiz
     let most = scores.iter().copied().max().unwrap_or(0);
     let ties = scores.iter().filter(|score| **score == most).count();
     let pick = turn % ties.max(1);
-    let mut best = scores.iter().zip(fitting).filter(|(score, _)| **score == most);
-    best.nth(pick).map_or_else(String::new, |(_, node)| node.name.clone())
+    let mut best = scores
+        .iter()
+        .zip(fitting)
+        .filter(|(score, _)| **score == most);
+    best.nth(pick)
+        .map_or_else(String::new, |(_, node)| node.name.clone())
 }
 
 fn refused(nodes: usize, reasons: &BTreeMap<Reason, usize>) -> Decision {
-    let mut texts: Vec<String> = reasons.iter().map(|(reason, count)| format!("{count} {reason}")).collect();
+    let mut texts: Vec<String> = reasons
+        .iter()
+        .map(|(reason, count)| format!("{count} {reason}"))
+        .collect();
     texts.sort();
     Decision::Refused {
         message: format!("0/{nodes} nodes are available: {}.", texts.join(", ")),
-        wakes: reasons.keys().fold(0, |wakes, reason| wakes | reason.wakes()),
+        wakes: reasons
+            .keys()
+            .fold(0, |wakes, reason| wakes | reason.wakes()),
     }
 }
 

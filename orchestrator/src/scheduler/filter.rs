@@ -104,7 +104,12 @@ impl fmt::Display for Reason {
 const CORDONED: &str = "node.kubernetes.io/unschedulable";
 
 /// What the first filter that refuses the node says; nothing if none does.
-pub fn refusals(pod: &PodInfo, node: &NodeInfo, topology: &Topology, volumes: &Volumes) -> Vec<Reason> {
+pub fn refusals(
+    pod: &PodInfo,
+    node: &NodeInfo,
+    topology: &Topology,
+    volumes: &Volumes,
+) -> Vec<Reason> {
     let one = |reason| vec![reason];
     if node.unschedulable && !tolerates_cordon(pod) {
         return one(Reason::Unschedulable);
@@ -140,8 +145,13 @@ fn tolerates_cordon(pod: &PodInfo) -> bool {
 
 /// Node selector and required node affinity.
 pub fn node_fits(pod: &PodInfo, node: &NodeInfo) -> bool {
-    pod.node_selector.iter().all(|(key, value)| node.labels.get(key) == Some(value))
-        && pod.required_nodes.as_ref().is_none_or(|selector| node_selected(selector, node))
+    pod.node_selector
+        .iter()
+        .all(|(key, value)| node.labels.get(key) == Some(value))
+        && pod
+            .required_nodes
+            .as_ref()
+            .is_none_or(|selector| node_selected(selector, node))
 }
 
 fn ports_free(pod: &PodInfo, node: &NodeInfo) -> bool {
@@ -149,7 +159,9 @@ fn ports_free(pod: &PodInfo, node: &NodeInfo) -> bool {
         return true;
     }
     let taken = || node.pods.values().flat_map(|other| &other.ports);
-    pod.ports.iter().all(|port| !taken().any(|other| port.conflicts(other)))
+    pod.ports
+        .iter()
+        .all(|port| !taken().any(|other| port.conflicts(other)))
 }
 
 fn resources_short(pod: &PodInfo, node: &NodeInfo) -> Vec<Reason> {

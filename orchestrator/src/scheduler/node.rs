@@ -95,7 +95,12 @@ impl NodeInfo {
             unschedulable: raw.spec.unschedulable,
             allocatable: Resources::parse(&raw.status.allocatable),
             images: images
-                .flat_map(|image| image.names.into_iter().map(move |name| (name, image.size_bytes)))
+                .flat_map(|image| {
+                    image
+                        .names
+                        .into_iter()
+                        .map(move |name| (name, image.size_bytes))
+                })
                 .collect(),
             present: true,
             ..Self::default()

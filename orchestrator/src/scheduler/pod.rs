@@ -181,15 +181,27 @@ impl PodInfo {
 
     fn from_raw(key: Arc<str>, raw: Raw) -> Self {
         let spec = raw.spec;
-        let reported = raw.status.conditions.into_iter().find(|c| c.r#type == "PodScheduled");
+        let reported = raw
+            .status
+            .conditions
+            .into_iter()
+            .find(|c| c.r#type == "PodScheduled");
         let affinity = spec.affinity.unwrap_or_default();
         let nodes = affinity.node_affinity.unwrap_or_default();
         let near = affinity.pod_affinity.unwrap_or_default();
         let apart = affinity.pod_anti_affinity.unwrap_or_default();
         let claims = spec.volumes.iter().filter_map(|volume| {
             // An ephemeral volume's claim is named after pod and volume.
-            let own = || volume.ephemeral.map(|_| format!("{}-{}", raw.metadata.name, volume.name));
-            volume.persistent_volume_claim.as_ref().map(|c| c.claim_name.clone()).or_else(own)
+            let own = || {
+                volume
+                    .ephemeral
+                    .map(|_| format!("{}-{}", raw.metadata.name, volume.name))
+            };
+            volume
+                .persistent_volume_claim
+                .as_ref()
+                .map(|c| c.claim_name.clone())
+                .or_else(own)
         });
         Self {
             key,
@@ -207,10 +219,18 @@ impl PodInfo {
             preferred_nodes: nodes
                 .preferred_during_scheduling_ignored_during_execution
                 .unwrap_or_default(),
-            near: near.required_during_scheduling_ignored_during_execution.unwrap_or_default(),
-            likes: near.preferred_during_scheduling_ignored_during_execution.unwrap_or_default(),
-            apart: apart.required_during_scheduling_ignored_during_execution.unwrap_or_default(),
-            dislikes: apart.preferred_during_scheduling_ignored_during_execution.unwrap_or_default(),
+            near: near
+                .required_during_scheduling_ignored_during_execution
+                .unwrap_or_default(),
+            likes: near
+                .preferred_during_scheduling_ignored_during_execution
+                .unwrap_or_default(),
+            apart: apart
+                .required_during_scheduling_ignored_during_execution
+                .unwrap_or_default(),
+            dislikes: apart
+                .preferred_during_scheduling_ignored_during_execution
+                .unwrap_or_default(),
             spread: spec.topology_spread_constraints,
             images: spec.containers.into_iter().map(|c| c.image).collect(),
             reported: reported.map(|c| (c.status, c.reason, c.message)),
@@ -233,7 +253,10 @@ impl PodInfo {
 
     /// Whether where other pods are matters to it.
     pub fn minds_pods(&self) -> bool {
-        !(self.near.is_empty() && self.apart.is_empty() && self.likes.is_empty() && self.dislikes.is_empty())
+        !(self.near.is_empty()
+            && self.apart.is_empty()
+            && self.likes.is_empty()
+            && self.dislikes.is_empty())
     }
 }
 
@@ -269,7 +292,9 @@ fn usage(
 }
 
 fn ports(containers: &[RawContainer], inits: &[RawContainer]) -> Vec<HostPort> {
-    let sidecars = inits.iter().filter(|c| c.restart_policy.as_deref() == Some("Always"));
+    let sidecars = inits
+        .iter()
+        .filter(|c| c.restart_policy.as_deref() == Some("Always"));
     let all = containers.iter().chain(sidecars).flat_map(|c| &c.ports);
     all.filter(|port| port.host_port > 0)
         .map(|port| HostPort {
@@ -278,7 +303,11 @@ fn ports(containers: &[RawContainer], inits: &[RawContainer]) -> Vec<HostPort> {
             } else {
                 port.host_ip.clone()
             },
-            protocol: if port.protocol.is_empty() { "TCP".to_owned() } else { port.protocol.clone() },
+            protocol: if port.protocol.is_empty() {
+                "TCP".to_owned()
+            } else {
+                port.protocol.clone()
+            },
             port: port.host_port,
         })
         .collect()

@@ -48,7 +48,11 @@ enum Place {
 }
 
 fn rank(pod: &PodInfo) -> Rank {
-    (std::cmp::Reverse(pod.priority), pod.born(), Arc::clone(&pod.key))
+    (
+        std::cmp::Reverse(pod.priority),
+        pod.born(),
+        Arc::clone(&pod.key),
+    )
 }
 
 impl Queue {
@@ -65,7 +69,14 @@ impl Queue {
         if !taken {
             self.active.insert(rank(&pod));
         }
-        self.pods.insert(key, Waiting { pod, attempts, place });
+        self.pods.insert(
+            key,
+            Waiting {
+                pod,
+                attempts,
+                place,
+            },
+        );
     }
 
     /// Whether the pod waits already and nothing of it has changed but its
@@ -165,7 +176,10 @@ impl Queue {
 
     /// Pods by state: active, resting, refused.
     pub fn depths(&self) -> (usize, usize, usize) {
-        let refused = self.pods.values().filter(|w| matches!(w.place, Place::Refused(..)));
+        let refused = self
+            .pods
+            .values()
+            .filter(|w| matches!(w.place, Place::Refused(..)));
         (self.active.len(), self.resting.len(), refused.count())
     }
 }

@@ -20,15 +20,23 @@ const IMAGE_MAX: i64 = 1000 << 20;
 pub fn scores(pod: &PodInfo, nodes: &[&NodeInfo], topology: &Topology, present: usize) -> Vec<i64> {
     let mut total: Vec<i64> = nodes
         .iter()
-        .map(|node| least_allocated(pod, node) + balanced(pod, node) + images(pod, nodes, node, present))
+        .map(|node| {
+            least_allocated(pod, node) + balanced(pod, node) + images(pod, nodes, node, present)
+        })
         .collect();
     let mut add = |weight: i64, part: Vec<i64>| {
         for (sum, score) in total.iter_mut().zip(part) {
             *sum += weight * score;
         }
     };
-    if nodes.iter().any(|node| node.taints.iter().any(|t| t.effect == "PreferNoSchedule")) {
-        let raw = nodes.iter().map(|node| disliked_taints(pod, node)).collect();
+    if nodes
+        .iter()
+        .any(|node| node.taints.iter().any(|t| t.effect == "PreferNoSchedule"))
+    {
+        let raw = nodes
+            .iter()
+            .map(|node| disliked_taints(pod, node))
+            .collect();
         add(3, normalized(raw, true));
     }
     if !pod.preferred_nodes.is_empty() {
@@ -47,17 +55,37 @@ pub fn scores(pod: &PodInfo, nodes: &[&NodeInfo], topology: &Topology, present: 
 fn least_allocated(pod: &PodInfo, node: &NodeInfo) -> i64 {
     let free = |asked: i64, used: i64, offered: i64| {
         let wanted = asked.saturating_add(used);
-        if offered == 0 || wanted > offered { 0 } else { (offered - wanted) * MAX / offered }
+        if offered == 0 || wanted > offered {
+            0
+        } else {
+            (offered - wanted) * MAX / offered
+        }
     };
-    let cpu = free(pod.usage.scored_cpu_milli, node.used.scored_cpu_milli, node.allocatable.cpu_milli);
-    let memory = free(pod.usage.scored_memory, node.used.scored_memory, node.allocatable.memory);
+    let cpu = free(
+        pod.usage.scored_cpu_milli,
+        node.used.scored_cpu_milli,
+        node.allocatable.cpu_milli,
+    );
+    let memory = free(
+        pod.usage.scored_memory,
+        node.used.scored_memory,
+        node.allocatable.memory,
+    );
     i64::midpoint(cpu, memory)
 }
 
-#[expect(clippy::cast_precision_loss, clippy::cast_possible_truncation, reason = "shares of a node, between 0 and 1")]
+#[expect(
+    clippy::cast_precision_loss,
+    clippy::cast_possible_truncation,
+    reason = "shares of a node, between 0 and 1"
+)]
 fn balanced(pod: &PodInfo, node: &NodeInfo) -> i64 {
     let share = |asked: i64, used: i64, offered: i64| {
-        if offered == 0 { 1.0 } else { ((asked + used) as f64 / offered as f64).min(1.0) }
+        if offered == 0 {
+            1.0
+        } else {
+            ((asked + used) as f64 / offered as f64).min(1.0)
+        }
     };
     let (asked, used, offered) = (&pod.usage.requests, &node.used.requests, &node.allocatable);
     let cpu = share(asked.cpu_milli, used.cpu_milli, offered.cpu_milli);
@@ -75,7 +103,10 @@ fn images(pod: &PodInfo, nodes: &[&NodeInfo], node: &NodeInfo, present: usize) -
         .iter()
         .filter_map(|image| {
             let size = node.images.get(image)?;
-            let having = nodes.iter().filter(|node| node.images.contains_key(image)).count();
+            let having = nodes
+                .iter()
+                .filter(|node| node.images.contains_key(image))
+                .count();
             let (having, present) = (i64::try_from(having).ok()?, i64::try_from(present).ok()?);
             // Images that are everywhere count more, so that one node does not draw all pods.
             Some(size / present * having)
@@ -94,7 +125,10 @@ fn disliked_taints(pod: &PodInfo, node: &NodeInfo) -> i64 {
 }
 
 fn liked_node(pod: &PodInfo, node: &NodeInfo) -> i64 {
-    let liked = pod.preferred_nodes.iter().filter(|term| term_takes(&term.preference, node));
+    let liked = pod
+        .preferred_nodes
+        .iter()
+        .filter(|term| term_takes(&term.preference, node));
     liked.map(|term| i64::from(term.weight)).sum()
 }
 
@@ -105,16 +139,28 @@ fn normalized(raw: Vec<i64>, reversed: bool) -> Vec<i64> {
         return vec![if reversed { MAX } else { 0 }; raw.len()];
     }
     let scale = |score: i64| score * MAX / most;
-    raw.into_iter().map(|s| if reversed { MAX - scale(s) } else { scale(s) }).collect()
+    raw.into_iter()
+        .map(|s| if reversed { MAX - scale(s) } else { scale(s) })
+        .collect()
 }
 
-#[expect(clippy::cast_possible_truncation, reason = "rounded scores between 0 and 100")]
+#[expect(
+    clippy::cast_possible_truncation,
+    reason = "rounded scores between 0 and 100"
+)]
 fn spread(nodes: &[&NodeInfo], topology: &Topology) -> Vec<i64> {
     let crowds: Vec<Option<f64>> = nodes.iter().map(|node| topology.crowd(node)).collect();
     let known = || crowds.iter().flatten().copied();
-    let (least, most) = (known().fold(f64::MAX, f64::min), known().fold(0.0, f64::max));
+    let (least, most) = (
+        known().fold(f64::MAX, f64::min),
+        known().fold(0.0, f64::max),
+    );
     let score = |crowd: f64| {
-        if most <= 0.0 { MAX } else { (100.0 * (most + least - crowd) / most) as i64 }
+        if most <= 0.0 {
+            MAX
+        } else {
+            (100.0 * (most + least - crowd) / most) as i64
+        }
     };
     crowds.iter().map(|crowd| crowd.map_or(0, score)).collect()
 }
@@ -123,6 +169,12 @@ fn liked_pods(nodes: &[&NodeInfo], topology: &Topology) -> Vec<i64> {
     let raw: Vec<i64> = nodes.iter().map(|node| topology.liking(node)).collect();
     let least = raw.iter().copied().min().unwrap_or(0);
     let most = raw.iter().copied().max().unwrap_or(0);
-    let scale = |score: i64| if most > least { MAX * (score - least) / (most - least) } else { 0 };
+    let scale = |score: i64| {
+        if most > least {
+            MAX * (score - least) / (most - least)
+        } else {
+            0
+        }
+    };
     raw.into_iter().map(scale).collect()
 }

@@ -55,7 +55,12 @@ impl Topology {
             apart: pod
                 .apart
                 .iter()
-                .map(|term| (term.topology_key.clone(), counts(pod, term, nodes, namespaces)))
+                .map(|term| {
+                    (
+                        term.topology_key.clone(),
+                        counts(pod, term, nodes, namespaces),
+                    )
+                })
                 .collect(),
             unwelcome: unwelcome(pod, nodes, namespaces),
             liking: liking(pod, nodes, namespaces),
@@ -74,9 +79,10 @@ impl Topology {
             }
         }
         let welcome = self.unwelcome.is_empty()
-            || node.labels.iter().all(|(key, value)| {
-                !self.unwelcome.contains_key(&(key.clone(), value.clone()))
-            });
+            || node
+                .labels
+                .iter()
+                .all(|(key, value)| !self.unwelcome.contains_key(&(key.clone(), value.clone())));
         if !welcome {
             return Some(Reason::Unwelcome);
         }
@@ -84,7 +90,11 @@ impl Topology {
             let domain = node.labels.get(key)?;
             Some(counts.get(domain).copied().unwrap_or(0))
         };
-        if self.apart.iter().any(|(key, counts)| count(key, counts).unwrap_or(0) > 0) {
+        if self
+            .apart
+            .iter()
+            .any(|(key, counts)| count(key, counts).unwrap_or(0) > 0)
+        {
             return Some(Reason::NotApart);
         }
         let near = |near: &Near| match count(&near.key, &near.counts) {
@@ -120,7 +130,11 @@ impl Topology {
     pub fn crowd(&self, node: &NodeInfo) -> Option<f64> {
         let soft = self.spread.iter().filter(|spread| !spread.required);
         soft.map(|spread| {
-            let there = spread.counts.get(node.labels.get(&spread.key)?).copied().unwrap_or(0);
+            let there = spread
+                .counts
+                .get(node.labels.get(&spread.key)?)
+                .copied()
+                .unwrap_or(0);
             let weight = f64::ln(to_f64(spread.counts.len()) + 2.0);
             let there = f64::from(i32::try_from(there).unwrap_or(i32::MAX));
             let skew = f64::from(i32::try_from(spread.max_skew).unwrap_or(1));
@@ -139,7 +153,9 @@ fn spread(pod: &PodInfo, constraint: &TopologySpreadConstraint, nodes: &Nodes) -
     for key in constraint.match_label_keys.iter().flatten() {
         if let Some(value) = pod.meta.labels.get(key) {
             let labels = &mut selector.get_or_insert_default().match_labels;
-            labels.get_or_insert_default().insert(key.clone(), value.clone());
+            labels
+                .get_or_insert_default()
+                .insert(key.clone(), value.clone());
         }
     }
     let honour = |policy: &Option<String>, default: bool| match policy.as_deref() {
@@ -149,12 +165,17 @@ fn spread(pod: &PodInfo, constraint: &TopologySpreadConstraint, nodes: &Nodes) -
     };
     let affinity = honour(&constraint.node_affinity_policy, true);
     let taints = honour(&constraint.node_taints_policy, false);
-    let all_keys = |node: &NodeInfo| pod.spread.iter().all(|c| node.labels.contains_key(&c.topology_key));
+    let all_keys = |node: &NodeInfo| {
+        pod.spread
+            .iter()
+            .all(|c| node.labels.contains_key(&c.topology_key))
+    };
     let counted = |node: &&NodeInfo| {
         all_keys(node)
             && (!affinity || node_fits(pod, node))
             && (!taints
-                || untolerated(&node.taints, &pod.tolerations, &["NoSchedule", "NoExecute"]).is_none())
+                || untolerated(&node.taints, &pod.tolerations, &["NoSchedule", "NoExecute"])
+                    .is_none())
     };
     let mut counts: HashMap<String, i64> = HashMap::new();
     for node in nodes.present().filter(counted) {
@@ -192,7 +213,8 @@ fn means(pod: &PodInfo, term: &PodAffinityTerm, other: &PodInfo, namespaces: &Na
         let empty = Labels::new();
         let labels = namespaces.get(&other.meta.namespace).unwrap_or(&empty);
         listed.contains(&other.meta.namespace)
-            || (term.namespace_selector.is_some() && selects(term.namespace_selector.as_ref(), labels))
+            || (term.namespace_selector.is_some()
+                && selects(term.namespace_selector.as_ref(), labels))
     };
     let value = |key: &String| pod.meta.labels.get(key);
     let same = |key: &String| value(key).is_none() || other.meta.labels.get(key) == value(key);
@@ -213,7 +235,10 @@ fn counts(
         let Some(domain) = node.labels.get(&term.topology_key) else {
             continue;
         };
-        let meant = node.pods.values().filter(|other| means(pod, term, other, namespaces));
+        let meant = node
+            .pods
+            .values()
+            .filter(|other| means(pod, term, other, namespaces));
         let meant = i64::try_from(meant.count()).unwrap_or(i64::MAX);
         if meant > 0 {
             *counts.entry(domain.clone()).or_default() += meant;
@@ -233,14 +258,21 @@ fn near(pod: &PodInfo, nodes: &Nodes, namespaces: &Namespaces) -> Vec<Near> {
         })
         .collect();
     let nobody = terms.iter().all(|term| term.counts.is_empty());
-    let own = pod.near.iter().all(|term| means(pod, term, pod, namespaces));
+    let own = pod
+        .near
+        .iter()
+        .all(|term| means(pod, term, pod, namespaces));
     if nobody && own {
         terms.iter_mut().for_each(|term| term.first = true);
     }
     terms
 }
 
-fn unwelcome(pod: &PodInfo, nodes: &Nodes, namespaces: &Namespaces) -> HashMap<(String, String), i64> {
+fn unwelcome(
+    pod: &PodInfo,
+    nodes: &Nodes,
+    namespaces: &Namespaces,
+) -> HashMap<(String, String), i64> {
     let mut domains = HashMap::new();
     for node in nodes.present().filter(|node| node.minding > 0) {
         for other in node.pods.values() {
@@ -248,7 +280,9 @@ fn unwelcome(pod: &PodInfo, nodes: &Nodes, namespaces: &Namespaces) -> HashMap<(
                 if let Some(domain) = node.labels.get(&term.topology_key)
                     && means(other, term, pod, namespaces)
                 {
-                    *domains.entry((term.topology_key.clone(), domain.clone())).or_default() += 1;
+                    *domains
+                        .entry((term.topology_key.clone(), domain.clone()))
+                        .or_default() += 1;
                 }
             }
         }
@@ -267,7 +301,10 @@ fn liking(pod: &PodInfo, nodes: &Nodes, namespaces: &Namespaces) -> HashMap<(Str
         }
     };
     let opinionated = !pod.likes.is_empty() || !pod.dislikes.is_empty();
-    for node in nodes.present().filter(|node| opinionated || node.minding > 0) {
+    for node in nodes
+        .present()
+        .filter(|node| opinionated || node.minding > 0)
+    {
         for other in node.pods.values() {
             let both = [(pod, &**other), (&**other, pod)];
             for (who, whom) in both {

@@ -32,11 +32,16 @@ impl Volumes {
     /// Why the node cannot have them, if so.
     pub fn refusal(&self, node: &NodeInfo) -> Option<Reason> {
         let reachable = |place: &Option<NodeSelector>| {
-            place.as_ref().is_none_or(|selector| node_selected(selector, node))
+            place
+                .as_ref()
+                .is_none_or(|selector| node_selected(selector, node))
         };
         self.claims.values().find_map(|claim| match claim {
             Claim::Bound(place) => (!reachable(place)).then_some(Reason::VolumeElsewhere),
-            Claim::Waiting { candidates, dynamic } => {
+            Claim::Waiting {
+                candidates,
+                dynamic,
+            } => {
                 let fits = *dynamic || candidates.iter().any(reachable);
                 (!fits).then_some(Reason::NoVolume)
             }
@@ -46,6 +51,9 @@ impl Volumes {
     /// The claims that wait for the pod's node.
     pub fn waiting(&self) -> impl Iterator<Item = &String> {
         let waiting = |claim: &Claim| matches!(claim, Claim::Waiting { .. });
-        self.claims.iter().filter(move |(_, c)| waiting(c)).map(|(name, _)| name)
+        self.claims
+            .iter()
+            .filter(move |(_, c)| waiting(c))
+            .map(|(name, _)| name)
     }
 }

@@ -124,7 +124,8 @@ impl View {
     fn old(&self) -> impl Iterator<Item = &ReplicaSet> {
         let new = self.new;
         let sets = self.sets.iter().enumerate();
-        sets.filter(move |(index, _)| Some(*index) != new).map(|(_, set)| set)
+        sets.filter(move |(index, _)| Some(*index) != new)
+            .map(|(_, set)| set)
     }
 
     fn total(&self) -> i64 {
@@ -178,7 +179,8 @@ impl DeploymentController {
     /// One step of the rollout.
     async fn step(&self, view: &mut View) -> Result<(), Status> {
         let scaling = view.sets.iter().any(|set| {
-            set.spec.replicas > 0 && set.metadata.number(DESIRED) != Some(view.deployment.spec.replicas)
+            set.spec.replicas > 0
+                && set.metadata.number(DESIRED) != Some(view.deployment.spec.replicas)
         });
         if view.deployment.spec.paused || scaling {
             self.revise(view).await?;
@@ -192,7 +194,9 @@ impl DeploymentController {
         if let Some(new) = view.new_set() {
             let wanted = rollout::new_replicas(bounds, new.spec.replicas, view.total());
             if wanted != new.spec.replicas {
-                return self.scale(view, &[(new.metadata.name.clone(), wanted)]).await;
+                return self
+                    .scale(view, &[(new.metadata.name.clone(), wanted)])
+                    .await;
             }
             let old: Vec<Size> = view.old().map(size).collect();
             let sizes = rollout::old_replicas(bounds, size(new), &old);
@@ -205,12 +209,18 @@ impl DeploymentController {
 
     /// Old pods first to zero, then the new ReplicaSet.
     async fn recreate(&self, view: &mut View) -> Result<(), Status> {
-        let down: Vec<(String, i64)> = view.old().map(|set| (set.metadata.name.clone(), 0)).collect();
+        let down: Vec<(String, i64)> = view
+            .old()
+            .map(|set| (set.metadata.name.clone(), 0))
+            .collect();
         if view.old().any(|set| set.spec.replicas > 0) {
             return self.scale(view, &down).await;
         }
         for set in view.old() {
-            let pods = self.client.cache_of(served("", "pods")).owned_by(&set.metadata.uid);
+            let pods = self
+                .client
+                .cache_of(served("", "pods"))
+                .owned_by(&set.metadata.uid);
             for entry in pods {
                 if !decode::<Pod>(&entry)?.is_over() {
                     return Ok(());
@@ -228,7 +238,11 @@ impl DeploymentController {
     /// A changed size while paused or in mid-rollout.
     async fn rescale(&self, view: &mut View) -> Result<(), Status> {
         let replicas = view.deployment.spec.replicas;
-        let active: Vec<&ReplicaSet> = view.sets.iter().filter(|set| set.spec.replicas > 0).collect();
+        let active: Vec<&ReplicaSet> = view
+            .sets
+            .iter()
+            .filter(|set| set.spec.replicas > 0)
+            .collect();
         let only = match active.as_slice() {
             [] => view.new_set().or(view.sets.last()),
             [one] => Some(*one),
@@ -244,7 +258,9 @@ impl DeploymentController {
                 && new.status.available_replicas == replicas
         });
         let wanted: Vec<(String, i64)> = if saturated {
-            view.old().map(|set| (set.metadata.name.clone(), 0)).collect()
+            view.old()
+                .map(|set| (set.metadata.name.clone(), 0))
+                .collect()
         } else if view.deployment.recreates() || active.is_empty() {
             return Ok(());
         } else {
@@ -396,9 +412,13 @@ impl DeploymentController {
             wanted[REVISION_HISTORY] = history.into();
         }
         let ready = deployment.spec.min_ready_seconds;
-        let noted = wanted.as_object().into_iter().flatten().all(|(key, value)| {
-            set.metadata.annotations.get(key).map(String::as_str) == value.as_str()
-        });
+        let noted = wanted
+            .as_object()
+            .into_iter()
+            .flatten()
+            .all(|(key, value)| {
+                set.metadata.annotations.get(key).map(String::as_str) == value.as_str()
+            });
         if !noted || set.spec.min_ready_seconds != ready {
             let (namespace, name) = (&set.metadata.namespace, &set.metadata.name);
             let target = Target::object(replicaset::resource(), namespace, name);
@@ -441,7 +461,10 @@ impl DeploymentController {
             })
             .collect();
         idle.sort_by_key(|set| set.metadata.number(REVISION).unwrap_or(0));
-        let surplus = view.old().count().saturating_sub(usize::try_from(limit).unwrap_or(0));
+        let surplus = view
+            .old()
+            .count()
+            .saturating_sub(usize::try_from(limit).unwrap_or(0));
         for set in idle.into_iter().take(surplus) {
             let options = DeleteOptions::default().only(&set.metadata.uid);
             let (namespace, name) = (&set.metadata.namespace, &set.metadata.name);
@@ -491,7 +514,9 @@ impl Controller for DeploymentController {
         vec![
             Source::own(resource()),
             Source::new(replicaset::resource(), move |change| {
-                let mut keys: Vec<_> = controller_key(change.entry, resource()).into_iter().collect();
+                let mut keys: Vec<_> = controller_key(change.entry, resource())
+                    .into_iter()
+                    .collect();
                 if let Some(previous) = change.previous {
                     keys.extend(controller_key(previous, resource()));
                 }
@@ -506,7 +531,9 @@ impl Controller for DeploymentController {
                 }
                 let set = controller_key(change.entry, replicaset::resource());
                 let set = set.and_then(|key| pods.cache_of(replicaset::resource()).get(&key));
-                set.and_then(|set| controller_key(&set, resource())).into_iter().collect()
+                set.and_then(|set| controller_key(&set, resource()))
+                    .into_iter()
+                    .collect()
             }),
         ]
     }
@@ -536,4 +563,3 @@ impl Controller for DeploymentController {
         Ok(again.map(Duration::from_secs))
     }
 }
-

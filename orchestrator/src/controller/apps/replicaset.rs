@@ -91,7 +91,8 @@ pub fn observe(set: &ReplicaSet, active: &[Pod], now: Timestamp) -> Reported {
     let wanted = set.spec.template["metadata"]["labels"].as_object();
     let labeled = |pod: &&Pod| {
         let mut labels = wanted.into_iter().flatten();
-        labels.all(|(key, value)| pod.metadata.labels.get(key).map(String::as_str) == value.as_str())
+        labels
+            .all(|(key, value)| pod.metadata.labels.get(key).map(String::as_str) == value.as_str())
     };
     let count = |test: &dyn Fn(&&Pod) -> bool| {
         i64::try_from(active.iter().filter(test).count()).unwrap_or(i64::MAX)
@@ -184,7 +185,11 @@ impl ReplicaSetController {
             return crowd;
         };
         for sibling in self.client.cache_of(resource()).owned_by(&owner.uid) {
-            for entry in self.client.cache_of(served("", "pods")).owned_by(&sibling.uid) {
+            for entry in self
+                .client
+                .cache_of(served("", "pods"))
+                .owned_by(&sibling.uid)
+            {
                 if let Ok(pod) = entry.decode::<Pod>()
                     && pod.is_active()
                 {
@@ -246,15 +251,13 @@ impl ReplicaSetController {
 /// A refusal because the namespace is going: nothing to try again.
 pub fn is_ending(status: &Status) -> bool {
     let causes = status.details.iter().flat_map(|details| &details.causes);
-    causes.into_iter().any(|cause| cause.reason == "NamespaceTerminating")
+    causes
+        .into_iter()
+        .any(|cause| cause.reason == "NamespaceTerminating")
 }
 
 /// Keys of the owners, or would-be owners, of a changed pod.
-pub fn owners_of_pod(
-    client: &Client,
-    owner: &'static Resource,
-    change: &Change<'_>,
-) -> Vec<Key> {
+pub fn owners_of_pod(client: &Client, owner: &'static Resource, change: &Change<'_>) -> Vec<Key> {
     let mut keys: Vec<Key> = controller_key(change.entry, owner).into_iter().collect();
     if let Some(previous) = change.previous
         && previous.controller_uid() != change.entry.controller_uid()
@@ -295,9 +298,8 @@ impl Controller for ReplicaSetController {
             owner: &set.metadata,
             selector: &selector,
         };
-        let active = |pods: Vec<Pod>| -> Vec<Pod> {
-            pods.into_iter().filter(Pod::is_active).collect()
-        };
+        let active =
+            |pods: Vec<Pod>| -> Vec<Pod> { pods.into_iter().filter(Pod::is_active).collect() };
         let mut pods = active(pods::decode_all(&claimer.claim(served("", "pods")).await?)?);
         let mut failure = None;
         let wanted = usize::try_from(set.spec.replicas).unwrap_or(0);
@@ -305,7 +307,10 @@ impl Controller for ReplicaSetController {
         if !set.metadata.deleting() && pods.len() != wanted {
             failure = self.manage(&set, &pods).await;
             // The cache already shows what was written.
-            let owned = self.client.cache_of(served("", "pods")).owned_by(&set.metadata.uid);
+            let owned = self
+                .client
+                .cache_of(served("", "pods"))
+                .owned_by(&set.metadata.uid);
             let owned: Vec<_> = owned
                 .into_iter()
                 .filter(|pod| selector.matches_labels(|key| pod.label(key)))

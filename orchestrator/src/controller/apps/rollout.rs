@@ -45,7 +45,11 @@ pub fn scaled(value: &Value, of: i64, up: bool) -> Option<i64> {
     }
     let percent: i64 = value.as_str()?.strip_suffix('%')?.parse().ok()?;
     let product = percent.checked_mul(of)?;
-    Some(if up { (product + 99).div_euclid(100) } else { product.div_euclid(100) })
+    Some(if up {
+        (product + 99).div_euclid(100)
+    } else {
+        product.div_euclid(100)
+    })
 }
 
 impl Bounds {
@@ -80,7 +84,11 @@ impl Bounds {
 
     /// Most pods at a time.
     pub fn most(&self) -> i64 {
-        if self.replicas > 0 { self.replicas + self.surge } else { 0 }
+        if self.replicas > 0 {
+            self.replicas + self.surge
+        } else {
+            0
+        }
     }
 
     /// Fewest available pods.
@@ -135,7 +143,12 @@ pub fn proportional(bounds: Bounds, sets: &[Size], reported: i64) -> Vec<i64> {
     let change = bounds.most() - total;
     let mut order: Vec<usize> = (0..sets.len()).collect();
     if change > 0 {
-        order.sort_by_key(|&i| (std::cmp::Reverse(sets[i].replicas), std::cmp::Reverse(sets[i].born)));
+        order.sort_by_key(|&i| {
+            (
+                std::cmp::Reverse(sets[i].replicas),
+                std::cmp::Reverse(sets[i].born),
+            )
+        });
     } else {
         order.sort_by_key(|&i| (std::cmp::Reverse(sets[i].replicas), sets[i].born));
     }

@@ -86,7 +86,8 @@ impl GarbageCollector {
 
     fn owner(&self, namespace: &str, owner: &OwnerReference) -> Owner {
         let group = owner.api_version.split_once('/').map_or("", |(g, _)| g);
-        let Some(resource) = resource::find_kind(group, "v1", &owner.kind).filter(|r| r.is_stored())
+        let Some(resource) =
+            resource::find_kind(group, "v1", &owner.kind).filter(|r| r.is_stored())
         else {
             return Owner::Solid;
         };
@@ -113,7 +114,12 @@ impl GarbageCollector {
     }
 
     /// Takes owners off an object.
-    async fn release(&self, resource: &'static Resource, entry: &Entry, owners: &[String]) -> Result<(), Status> {
+    async fn release(
+        &self,
+        resource: &'static Resource,
+        entry: &Entry,
+        owners: &[String],
+    ) -> Result<(), Status> {
         let target = Target::object(resource, entry.namespace(), entry.name());
         let uid = entry.uid.clone();
         let change = |current: &Value| {
@@ -128,7 +134,12 @@ impl GarbageCollector {
         absent_is_fine(self.client.change(target, &change).await.map(drop))
     }
 
-    async fn unfinalize(&self, resource: &'static Resource, entry: &Entry, name: &str) -> Result<(), Status> {
+    async fn unfinalize(
+        &self,
+        resource: &'static Resource,
+        entry: &Entry,
+        name: &str,
+    ) -> Result<(), Status> {
         let target = Target::object(resource, entry.namespace(), entry.name());
         let change = |current: &Value| {
             let mut new = current.clone();
@@ -141,11 +152,17 @@ impl GarbageCollector {
     }
 
     /// An owner that is being deleted with a policy other than background.
-    async fn end_owner(&self, resource: &'static Resource, entry: &Entry, meta: &Meta) -> Result<(), Status> {
+    async fn end_owner(
+        &self,
+        resource: &'static Resource,
+        entry: &Entry,
+        meta: &Meta,
+    ) -> Result<(), Status> {
         let dependents = self.dependents(&entry.uid);
         if meta.has_finalizer(ORPHAN) {
             for (of, dependent) in &dependents {
-                self.release(of, dependent, std::slice::from_ref(&meta.uid)).await?;
+                self.release(of, dependent, std::slice::from_ref(&meta.uid))
+                    .await?;
             }
             return self.unfinalize(resource, entry, ORPHAN).await;
         }
@@ -156,7 +173,8 @@ impl GarbageCollector {
         for (of, dependent) in &dependents {
             let head: Head = decode(dependent)?;
             let mut references = head.metadata.owner_references.iter();
-            blocked |= references.any(|o| o.uid == meta.uid && o.block_owner_deletion == Some(true));
+            blocked |=
+                references.any(|o| o.uid == meta.uid && o.block_owner_deletion == Some(true));
             if !head.metadata.deleting() {
                 self.collect(of, dependent, &head.metadata).await?;
             }
@@ -170,7 +188,12 @@ impl GarbageCollector {
     }
 
     /// Judges one object by its owners and does so.
-    async fn collect(&self, resource: &'static Resource, entry: &Entry, meta: &Meta) -> Result<(), Status> {
+    async fn collect(
+        &self,
+        resource: &'static Resource,
+        entry: &Entry,
+        meta: &Meta,
+    ) -> Result<(), Status> {
         let owners: Vec<(String, Owner)> = meta
             .owner_references
             .iter()
@@ -340,7 +363,11 @@ mod tests {
     fn an_object_stays_while_one_owner_stays() {
         check(&[], true, &Verdict::Keep);
         check(&[Solid], false, &Verdict::Keep);
-        check(&[Absent, Solid, Waiting], true, &Verdict::Release(vec!["0".into(), "2".into()]));
+        check(
+            &[Absent, Solid, Waiting],
+            true,
+            &Verdict::Release(vec!["0".into(), "2".into()]),
+        );
     }
 
     #[test]

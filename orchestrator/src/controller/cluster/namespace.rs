@@ -109,11 +109,18 @@ fn conditions(left: &[(&'static Resource, usize)], now: &str) -> Value {
         .iter()
         .map(|(r, count)| {
             let dot = if r.group.is_empty() { "" } else { "." };
-            format!("{}{dot}{} has {count} resource instances", r.plural, r.group)
+            format!(
+                "{}{dot}{} has {count} resource instances",
+                r.plural, r.group
+            )
         })
         .collect();
     let remaining = if left.is_empty() {
-        ("False", "ContentRemoved", "All content successfully removed".to_owned())
+        (
+            "False",
+            "ContentRemoved",
+            "All content successfully removed".to_owned(),
+        )
     } else {
         let text = format!("Some resources are remaining: {}", told.join(", "));
         ("True", "SomeResourcesRemain", text)
@@ -135,7 +142,12 @@ fn conditions(left: &[(&'static Resource, usize)], now: &str) -> Value {
             "ContentDeleted",
             "All content successfully deleted, may be waiting on finalization",
         ),
-        ("NamespaceContentRemaining", remaining.0, remaining.1, remaining.2),
+        (
+            "NamespaceContentRemaining",
+            remaining.0,
+            remaining.1,
+            remaining.2,
+        ),
     ];
     let list = all.map(|(r#type, status, reason, message)| {
         json!({
@@ -153,7 +165,8 @@ fn conditions(left: &[(&'static Resource, usize)], now: &str) -> Value {
 fn keep_times(mut new: Value, old: &Value) -> Value {
     for condition in new.as_array_mut().into_iter().flatten() {
         let before = old.as_array().into_iter().flatten();
-        let same = |c: &&Value| c["type"] == condition["type"] && c["status"] == condition["status"];
+        let same =
+            |c: &&Value| c["type"] == condition["type"] && c["status"] == condition["status"];
         if let Some(before) = before.clone().find(same) {
             condition["lastTransitionTime"] = before["lastTransitionTime"].clone();
         }
@@ -174,12 +187,18 @@ impl Controller for NamespaceController {
                 }
                 let namespace = change.entry.namespace();
                 let room = client.cache_of(&NAMESPACE).get(namespace);
-                let going = room.filter(|room| room.fields.first().is_some_and(|p| &**p == "Terminating"));
-                going.map(|room| Arc::clone(&room.key)).into_iter().collect()
+                let going =
+                    room.filter(|room| room.fields.first().is_some_and(|p| &**p == "Terminating"));
+                going
+                    .map(|room| Arc::clone(&room.key))
+                    .into_iter()
+                    .collect()
             }
         };
         let content = in_order().map(|r| Source::new(r, leaving(self.client.clone())));
-        std::iter::once(Source::own(&NAMESPACE)).chain(content).collect()
+        std::iter::once(Source::own(&NAMESPACE))
+            .chain(content)
+            .collect()
     }
 
     async fn reconcile(&self, name: &str) -> Result<Again, Status> {

@@ -50,19 +50,28 @@ impl RootCaPublisher {
 fn namespace_of(name: &'static str) -> impl Fn(&Change<'_>) -> Vec<Key> {
     move |change| {
         let ours = change.entry.name() == name && (change.deleted || change.previous.is_some());
-        ours.then(|| change.entry.namespace().into()).into_iter().collect()
+        ours.then(|| change.entry.namespace().into())
+            .into_iter()
+            .collect()
     }
 }
 
 fn is_open(client: &Client, namespace: &str) -> bool {
     let entry = client.cache_of(&NAMESPACE).get(namespace);
-    entry.is_some_and(|entry| entry.fields.first().is_none_or(|phase| &**phase != "Terminating"))
+    entry.is_some_and(|entry| {
+        entry
+            .fields
+            .first()
+            .is_none_or(|phase| &**phase != "Terminating")
+    })
 }
 
 /// The namespace may end, or another make the object, in between.
 fn settle(result: Result<(), Status>) -> Result<Again, Status> {
     match result {
-        Err(status) if ["AlreadyExists", "NotFound", "Forbidden"].contains(&status.reason) => Ok(None),
+        Err(status) if ["AlreadyExists", "NotFound", "Forbidden"].contains(&status.reason) => {
+            Ok(None)
+        }
         other => other.map(|()| None),
     }
 }
@@ -86,7 +95,12 @@ impl Controller for ServiceAccountController {
             return Ok(None);
         }
         let account = json!({"metadata": {"name": ACCOUNT}});
-        settle(self.client.create_value(accounts, namespace, account).await.map(drop))
+        settle(
+            self.client
+                .create_value(accounts, namespace, account)
+                .await
+                .map(drop),
+        )
     }
 }
 
@@ -116,7 +130,12 @@ impl Controller for RootCaPublisher {
                 },
                 "data": data,
             });
-            return settle(self.client.create_value(&CONFIG_MAP, namespace, map).await.map(drop));
+            return settle(
+                self.client
+                    .create_value(&CONFIG_MAP, namespace, map)
+                    .await
+                    .map(drop),
+            );
         };
         if entry.value()["data"] == data {
             return Ok(None);

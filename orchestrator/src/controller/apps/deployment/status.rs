@@ -98,7 +98,11 @@ fn progress(view: &View, counts: &Counts, now: Timestamp) -> Option<Verdict> {
         return Some(verdict("True", AVAILABLE_REASON, &text));
     }
     if reason == "DeploymentPaused" {
-        return Some(verdict("Unknown", "DeploymentResumed", "Deployment is resumed"));
+        return Some(verdict(
+            "Unknown",
+            "DeploymentResumed",
+            "Deployment is resumed",
+        ));
     }
     let settled = reason == AVAILABLE_REASON && counts.replicas == counts.updated;
     if settled && !counts.better_than(&before) && !is_news(deployment) {
@@ -127,7 +131,10 @@ fn progress(view: &View, counts: &Counts, now: Timestamp) -> Option<Verdict> {
 
 /// Whether the desired state has changed since the last report.
 fn is_news(deployment: &Deployment) -> bool {
-    deployment.status["observedGeneration"].as_i64().unwrap_or(0) < deployment.metadata.generation
+    deployment.status["observedGeneration"]
+        .as_i64()
+        .unwrap_or(0)
+        < deployment.metadata.generation
 }
 
 /// Seconds until the deadline for progress, 0 if it has passed.
@@ -149,9 +156,7 @@ fn condition<'a>(status: &'a Value, r#type: &str) -> Option<&'a Value> {
 fn set_condition(conditions: &mut Vec<Value>, r#type: &str, verdict: &Verdict, now: &str) {
     let old = conditions.iter().position(|c| c["type"] == r#type);
     let before = old.map(|index| conditions.remove(index));
-    let same = |field: &str, value: &str| {
-        before.as_ref().is_some_and(|c| c[field] == value)
-    };
+    let same = |field: &str, value: &str| before.as_ref().is_some_and(|c| c[field] == value);
     if same("status", verdict.status)
         && same("reason", verdict.reason)
         && same("message", &verdict.message)
@@ -179,12 +184,23 @@ fn status_of(view: &View, failure: Option<&Status>, now: Timestamp) -> Value {
     let deployment = &view.deployment;
     let counts = Counts::of(view);
     let text = stamp(now);
-    let mut conditions = deployment.status["conditions"].as_array().cloned().unwrap_or_default();
+    let mut conditions = deployment.status["conditions"]
+        .as_array()
+        .cloned()
+        .unwrap_or_default();
     let bounds = deployment.bounds();
     let available = if counts.available >= bounds.least() {
-        ("True", "MinimumReplicasAvailable", "Deployment has minimum availability.")
+        (
+            "True",
+            "MinimumReplicasAvailable",
+            "Deployment has minimum availability.",
+        )
     } else {
-        ("False", "MinimumReplicasUnavailable", "Deployment does not have minimum availability.")
+        (
+            "False",
+            "MinimumReplicasUnavailable",
+            "Deployment does not have minimum availability.",
+        )
     };
     let verdict = Verdict {
         status: available.0,
@@ -263,4 +279,3 @@ impl DeploymentController {
         Ok(left.and_then(|left| u64::try_from(left.max(1)).ok()))
     }
 }
-

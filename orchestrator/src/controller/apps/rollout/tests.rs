@@ -19,7 +19,10 @@ fn size(replicas: i64, available: i64, born: i64) -> Size {
 }
 
 fn rolling(replicas: i64, surge: &str, unavailable: &str) -> Bounds {
-    Bounds::rolling(replicas, &json!({"maxSurge": surge, "maxUnavailable": unavailable}))
+    Bounds::rolling(
+        replicas,
+        &json!({"maxSurge": surge, "maxUnavailable": unavailable}),
+    )
 }
 
 #[test]
@@ -58,11 +61,20 @@ fn scaling_in_mid_rollout_keeps_the_proportions() {
     let sizes = proportional(rolling(20, "6", "0"), &[before(10, 1), before(3, 2)], 13);
     assert_eq!(sizes.len(), 2);
     let bounds = Bounds::rolling(20, &json!({"maxSurge": 6, "maxUnavailable": 0}));
-    assert_eq!(proportional(bounds, &[before(10, 1), before(3, 2)], 13), [20, 6]);
+    assert_eq!(
+        proportional(bounds, &[before(10, 1), before(3, 2)], 13),
+        [20, 6]
+    );
     let bounds = Bounds::rolling(5, &json!({"maxSurge": 2, "maxUnavailable": 0}));
-    assert_eq!(proportional(bounds, &[before(10, 1), before(3, 2)], 13), [5, 2]);
+    assert_eq!(
+        proportional(bounds, &[before(10, 1), before(3, 2)], 13),
+        [5, 2]
+    );
     let none = Bounds::rolling(0, &Value::Null);
-    assert_eq!(proportional(none, &[before(10, 1), before(3, 2)], 13), [0, 0]);
+    assert_eq!(
+        proportional(none, &[before(10, 1), before(3, 2)], 13),
+        [0, 0]
+    );
 }
 
 /// A ReplicaSet that does what it is told a while later.

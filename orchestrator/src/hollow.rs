@@ -34,7 +34,7 @@ const WIDTH: usize = 128;
 /// A Lease is renewed this often; it counts for four times as long.
 const RENEWAL: Duration = Duration::from_secs(10);
 /// The node's status is renewed this often.
-const HEARTBEAT: Duration = Duration::from_secs(300);
+const HEARTBEAT: Duration = Duration::from_mins(5);
 /// Wait before a lost watch is opened again.
 const REOPEN: Duration = Duration::from_secs(1);
 /// Hollow nodes that one address plan can hold.
@@ -127,7 +127,7 @@ impl Hollow {
     /// [`HollowError`] naming the file or the refusal.
     pub async fn start(args: HollowArgs) -> Result<Arc<Self>, HollowError> {
         let config = Kubeconfig::read(&args.kubeconfig)?;
-        let client = Client::new(config)?;
+        let client = Client::new(&config)?;
         let nodes = (0..args.nodes).map(|index| Node::new(&args, index));
         let hollow = Arc::new(Self {
             nodes: Mutex::new(nodes.map(|node| (node.name.clone(), node)).collect()),

@@ -92,7 +92,7 @@ pub async fn run(context: Context) {
         turn: 0,
     };
     loop {
-        scheduler.from_the_start().await;
+        scheduler.follow_all().await;
         tracing::info!("the scheduler fell behind and goes through all objects");
     }
 }
@@ -108,7 +108,7 @@ struct Watches {
 
 impl Scheduler {
     /// Reads everything and follows it until a watch falls behind.
-    async fn from_the_start(&mut self) {
+    async fn follow_all(&mut self) {
         self.nodes = Nodes::default();
         self.queue = Queue::default();
         let Ok(mut watches) = self.open() else {
@@ -269,7 +269,7 @@ impl Scheduler {
             Decision::Refused { message, wakes } => self.refuse(&pod, &message, wakes),
             Decision::Node(node) => {
                 let mut placed = (*pod).clone();
-                placed.node = node.clone();
+                placed.node.clone_from(&node);
                 self.nodes.put(Arc::new(placed));
                 self.assumed.insert(Arc::clone(&pod.key), node.clone());
                 let bind = binding::Bind {

@@ -86,7 +86,7 @@ mod tests {
     }
 
     fn keys(owners: &Owners, uid: &str, prefix: &str) -> Vec<String> {
-        owners.of(uid, prefix).map(|key| key.to_string()).collect()
+        owners.of(uid, prefix).map(ToString::to_string).collect()
     }
 
     #[test]

@@ -209,14 +209,17 @@ pub async fn delete(client: &Client, pods: impl Iterator<Item = &Pod>) -> Result
 /// Sorts pods so that those to give up come first: unscheduled, pending, not
 /// ready, cheap to delete, on crowded nodes, ready for a short time, often
 /// restarted, young. `crowd` counts the related pods on each node.
-pub fn sort_for_deletion(pods: &mut [Pod], crowd: &HashMap<String, usize>) {
+pub fn sort_for_deletion(pods: &mut [Pod], crowd: &Crowd) {
     pods.sort_by(|a, b| deletion_order(a, b, crowd));
 }
+
+/// Pods per node.
+pub type Crowd = HashMap<String, usize>;
 
 /// Annotation with a pod's deletion cost.
 const COST: &str = "controller.kubernetes.io/pod-deletion-cost";
 
-fn deletion_order(a: &Pod, b: &Pod, crowd: &HashMap<String, usize>) -> Ordering {
+fn deletion_order(a: &Pod, b: &Pod, crowd: &Crowd) -> Ordering {
     let phase = |pod: &Pod| match pod.status.phase.as_str() {
         "Pending" | "" => 0,
         "Unknown" => 1,

@@ -31,25 +31,25 @@ type Start = (&'static str, fn(&mut Runtime, &Context, &Options));
 
 const ALL: &[Start] = &[
     ("namespace-controller", |r, c, _| {
-        r.run(c, NamespaceController::new(c))
+        r.run(c, NamespaceController::new(c));
     }),
     ("generic-garbage-collector", |r, c, _| {
-        r.run(c, GarbageCollector::new(c))
+        r.run(c, GarbageCollector::new(c));
     }),
     ("service-account-controller", |r, c, _| {
-        r.run(c, ServiceAccountController::new(c))
+        r.run(c, ServiceAccountController::new(c));
     }),
     ("root-ca-cert-publisher", |r, c, o| {
-        r.run(c, RootCaPublisher::new(c, o.root_ca.clone()))
+        r.run(c, RootCaPublisher::new(c, o.root_ca.clone()));
     }),
     ("replicaset-controller", |r, c, _| {
-        r.run(c, ReplicaSetController::new(c))
+        r.run(c, ReplicaSetController::new(c));
     }),
     ("deployment-controller", |r, c, _| {
-        r.run(c, DeploymentController::new(c))
+        r.run(c, DeploymentController::new(c));
     }),
     ("default-scheduler", |r, c, _| {
-        r.spawn(crate::scheduler::run(c.clone()))
+        r.spawn(crate::scheduler::run(c.clone()));
     }),
 ];
 

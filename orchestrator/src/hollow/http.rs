@@ -81,7 +81,7 @@ impl Client {
     ///
     /// # Errors
     /// [`HttpError::Setting`].
-    pub fn new(config: Kubeconfig) -> Result<Self, HttpError> {
+    pub fn new(config: &Kubeconfig) -> Result<Self, HttpError> {
         let address = config
             .server
             .strip_prefix("https://")
@@ -105,7 +105,7 @@ impl Client {
             Ok::<_, HttpError>(value)
         });
         Ok(Self {
-            tls: TlsConnector::from(Arc::new(tls(&config)?)),
+            tls: TlsConnector::from(Arc::new(tls(config)?)),
             token: token.transpose()?,
             address,
             host,

@@ -133,37 +133,7 @@ impl Step {
         };
         let host_network = object["spec"]["hostNetwork"] == true;
         let address = if host_network { host } else { own };
-        let ended = json!({"terminated": {
-            "exitCode": code,
-            "reason": if code == 0 { "Completed" } else { "Error" },
-            "finishedAt": now,
-            "startedAt": object["status"]["startTime"],
-        }});
-        let of = |container: &Value, ready: bool, state: Value| {
-            json!({
-                "name": container["name"],
-                "image": container["image"],
-                "imageID": "",
-                "ready": ready,
-                "started": ready,
-                "restartCount": 0,
-                "state": state,
-            })
-        };
-        let now_state = if running {
-            json!({"running": {"startedAt": now}})
-        } else {
-            ended.clone()
-        };
-        let each = |field: &str, make: &dyn Fn(&Value) -> Value| -> Vec<Value> {
-            object["spec"][field]
-                .as_array()
-                .into_iter()
-                .flatten()
-                .map(make)
-                .collect()
-        };
-        let done = json!({"terminated": {"exitCode": 0, "reason": "Completed", "startedAt": now, "finishedAt": now}});
+        let (containers, inits) = containers(object, running, healthy, code, &now);
         let mut status = json!({
             "phase": phase,
             "hostIP": host,
@@ -176,12 +146,54 @@ impl Step {
                 condition("ContainersReady", healthy),
                 condition("Ready", healthy && !gated),
             ],
-            "containerStatuses": each("containers", &|c| of(c, healthy, now_state.clone())),
-            "initContainerStatuses": each("initContainers", &|c| of(c, true, done.clone())),
+            "containerStatuses": containers,
+            "initContainerStatuses": inits,
         });
         if running {
             status["startTime"] = now.into();
         }
         json!({"status": status})
     }
+}
+
+/// Statuses of the containers and of the init containers.
+fn containers(
+    object: &Value,
+    running: bool,
+    healthy: bool,
+    code: i32,
+    now: &str,
+) -> (Vec<Value>, Vec<Value>) {
+    let state = if running {
+        json!({"running": {"startedAt": now}})
+    } else {
+        json!({"terminated": {
+            "exitCode": code,
+            "reason": if code == 0 { "Completed" } else { "Error" },
+            "startedAt": object["status"]["startTime"],
+            "finishedAt": now,
+        }})
+    };
+    let done = json!({"terminated": {
+        "exitCode": 0, "reason": "Completed", "startedAt": now, "finishedAt": now,
+    }});
+    let of = |list: &str, ready: bool, state: &Value| {
+        let containers = object["spec"][list].as_array().into_iter().flatten();
+        let status = |container: &Value| {
+            json!({
+                "name": container["name"],
+                "image": container["image"],
+                "imageID": "",
+                "ready": ready,
+                "started": ready,
+                "restartCount": 0,
+                "state": state,
+            })
+        };
+        containers.map(status).collect()
+    };
+    (
+        of("containers", healthy, &state),
+        of("initContainers", true, &done),
+    )
 }

@@ -22,7 +22,7 @@ use crate::{
 };
 
 /// How long a volume may take to be bound.
-const VOLUME_WAIT: Duration = Duration::from_secs(600);
+const VOLUME_WAIT: Duration = Duration::from_mins(10);
 /// Provisioner of classes whose volumes are made by hand.
 const BY_HAND: &str = "kubernetes.io/no-provisioner";
 

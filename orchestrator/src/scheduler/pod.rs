@@ -51,7 +51,7 @@ pub struct PodInfo {
     pub dislikes: Vec<WeightedPodAffinityTerm>,
     /// How it wants to be spread with its likes.
     pub spread: Vec<TopologySpreadConstraint>,
-    /// PersistentVolumeClaims, in its namespace.
+    /// Names of its claims of volumes, in its namespace.
     pub claims: Vec<String>,
     /// Images of its containers.
     pub images: Vec<String>,

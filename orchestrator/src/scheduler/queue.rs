@@ -5,7 +5,7 @@
 //! doubles up to ten each time.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeSet, HashMap},
     sync::Arc,
     time::Duration,
 };
@@ -26,7 +26,7 @@ type Rank = (std::cmp::Reverse<i32>, Timestamp, Arc<str>);
 pub struct Queue {
     pods: HashMap<Arc<str>, Waiting>,
     active: BTreeSet<Rank>,
-    resting: BTreeMap<(Timestamp, Arc<str>), ()>,
+    resting: BTreeSet<(Timestamp, Arc<str>)>,
 }
 
 #[derive(Debug)]
@@ -117,11 +117,10 @@ impl Queue {
     }
 
     fn ripen(&mut self, now: Timestamp) {
-        while let Some(entry) = self.resting.first_entry() {
-            if entry.key().0 > now {
+        while self.resting.first().is_some_and(|(at, _)| *at <= now) {
+            let Some((_, key)) = self.resting.pop_first() else {
                 return;
-            }
-            let ((_, key), ()) = entry.remove_entry();
+            };
             if let Some(waiting) = self.pods.get_mut(&key) {
                 waiting.place = Place::Active;
                 self.active.insert(rank(&waiting.pod));
@@ -141,7 +140,7 @@ impl Queue {
         if let Some(waiting) = self.pods.get_mut(key) {
             let at = later(now, backoff(waiting.attempts));
             waiting.place = Place::Backoff(at);
-            self.resting.insert((at, Arc::clone(&waiting.pod.key)), ());
+            self.resting.insert((at, Arc::clone(&waiting.pod.key)));
         }
     }
 
@@ -159,7 +158,7 @@ impl Queue {
                 self.active.insert(rank(&waiting.pod));
             } else {
                 waiting.place = Place::Backoff(at);
-                self.resting.insert((at, Arc::clone(key)), ());
+                self.resting.insert((at, Arc::clone(key)));
             }
         }
     }
@@ -171,7 +170,7 @@ impl Queue {
 
     /// When the next resting pod is due.
     pub fn next_due(&self) -> Option<Timestamp> {
-        self.resting.first_key_value().map(|((at, _), ())| *at)
+        self.resting.first().map(|(at, _)| *at)
     }
 
     /// Pods by state: active, resting, refused.

@@ -263,7 +263,9 @@ fn near(pod: &PodInfo, nodes: &Nodes, namespaces: &Namespaces) -> Vec<Near> {
         .iter()
         .all(|term| means(pod, term, pod, namespaces));
     if nobody && own {
-        terms.iter_mut().for_each(|term| term.first = true);
+        for term in &mut terms {
+            term.first = true;
+        }
     }
     terms
 }

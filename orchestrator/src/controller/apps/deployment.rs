@@ -324,7 +324,7 @@ impl DeploymentController {
         let hash = hash(&deployment.spec.template, collisions);
         let name = format!("{}-{hash}", deployment.metadata.name);
         let replicas = rollout::new_replicas(deployment.bounds(), 0, view.total());
-        let set = self.new_set(view, &name, &hash, replicas);
+        let set = Self::set_to_be(view, &name, &hash, replicas);
         let namespace = &deployment.metadata.namespace;
         let made = self
             .client
@@ -350,7 +350,7 @@ impl DeploymentController {
         }
     }
 
-    fn new_set(&self, view: &View, name: &str, hash: &str, replicas: i64) -> Value {
+    fn set_to_be(view: &View, name: &str, hash: &str, replicas: i64) -> Value {
         let deployment = &view.deployment;
         let mut template = deployment.spec.template.clone();
         template["metadata"]["labels"][HASH] = hash.into();

@@ -24,7 +24,7 @@ const CAPACITY: usize = 16 << 10;
 /// Wait after the first failure.
 const BACKOFF_FIRST: Duration = Duration::from_millis(5);
 /// Longest wait between attempts.
-const BACKOFF_MAX: Duration = Duration::from_secs(300);
+const BACKOFF_MAX: Duration = Duration::from_mins(5);
 
 /// The queue of one controller.
 #[derive(Debug)]

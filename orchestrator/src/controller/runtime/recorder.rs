@@ -26,7 +26,7 @@ const WAITING: usize = 1024;
 /// News remembered for counting; all are forgotten when there are more.
 const REMEMBERED: usize = 1024;
 /// How long the same news count up.
-const SPAN: Duration = Duration::from_secs(600);
+const SPAN: Duration = Duration::from_mins(10);
 
 /// Takes news; cheap to clone, never waits.
 #[derive(Clone, Debug)]

@@ -13,7 +13,7 @@ use base64::engine::general_purpose::STANDARD;
 use serde_json::{Map, Value, json};
 
 pub use pod::{pod, pod_template};
-pub use service::{endpoint_slice, endpoints, network_policy, service};
+pub use service::{endpoint_slice, endpoints, network_policy, service, service_type_change};
 pub use workload::{
     cron_job, daemon_set, deployment, horizontal_pod_autoscaler, job, replica_set,
     replication_controller, stateful_set,

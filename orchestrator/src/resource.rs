@@ -169,6 +169,8 @@ pub struct Rules {
     pub update: fn(&mut Value, &Value),
     /// What is wrong with an object.
     pub validate: fn(&Value, &mut Causes),
+    /// What is wrong with an object only because it is new.
+    pub validate_create: fn(&Value, &mut Causes),
     /// What is wrong with a change: `(new, old)`.
     pub validate_update: fn(&Value, &Value, &mut Causes),
     /// Which names are allowed.
@@ -211,6 +213,7 @@ pub const PLAIN: Rules = Rules {
     create: |_| {},
     update: |_, _| {},
     validate: |_, _| {},
+    validate_create: |_, _| {},
     validate_update: |_, _, _| {},
     name: NameRule::Subdomain,
     grace: |_, _| 0,

@@ -26,7 +26,7 @@ pub use cluster::{
 pub use config::{config_map, config_map_update, secret, secret_update, service_account};
 pub use job::{cron_job, job, job_update};
 pub use network_policy::network_policy;
-pub use pod::{ephemeral_containers_update, pod, pod_template, pod_update};
+pub use pod::{ephemeral_containers_update, pod, pod_create, pod_template, pod_update};
 pub use schedule::{Schedule, ScheduleError};
 pub use service::{service, service_update};
 pub use storage::{

@@ -59,6 +59,57 @@ pub fn service(object_: &mut Value) {
     }
 }
 
+/// A Service that takes another type drops what the old type gave it, unless the client changed
+/// that too.
+pub fn service_type_change(new: &mut Value, old: &Value) {
+    let Some(spec) = spec(new) else { return };
+    let before = &old["spec"];
+    let of_type = text(spec, "type").to_owned();
+    if before["type"] == *of_type {
+        return;
+    }
+    let has_address = of_type != "ExternalName";
+    let has_node_port = matches!(&*of_type, "NodePort" | "LoadBalancer");
+    let balances = of_type == "LoadBalancer";
+    let mut drop_unchanged = |fields: &[&str]| {
+        for field in fields {
+            if spec.get(*field) == before.get(field) {
+                spec.remove(*field);
+            }
+        }
+    };
+    if !has_address {
+        drop_unchanged(&[
+            "clusterIP",
+            "clusterIPs",
+            "ipFamilies",
+            "ipFamilyPolicy",
+            "internalTrafficPolicy",
+        ]);
+    }
+    if !has_node_port && before["externalIPs"].is_null() {
+        drop_unchanged(&["externalTrafficPolicy"]);
+    }
+    if !balances {
+        drop_unchanged(&[
+            "allocateLoadBalancerNodePorts",
+            "healthCheckNodePort",
+            "loadBalancerClass",
+            "loadBalancerSourceRanges",
+        ]);
+    }
+    if !has_node_port {
+        let ports = |spec: &Value| -> Vec<Value> {
+            let ports = spec["ports"].as_array().into_iter().flatten();
+            ports.map(|port| port["nodePort"].clone()).collect()
+        };
+        let kept = ports(&Value::Object(spec.clone())) == ports(before);
+        for port in each(spec, "ports").filter(|_| kept) {
+            port.remove("nodePort");
+        }
+    }
+}
+
 /// Endpoints.
 pub fn endpoints(object_: &mut Value) {
     for subset in object_

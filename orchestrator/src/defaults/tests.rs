@@ -146,6 +146,29 @@ fn services_aim_at_the_port_itself() {
 }
 
 #[test]
+fn a_service_of_another_type_drops_what_the_old_type_gave_it() {
+    let old = json!({"spec": {"type": "NodePort", "clusterIP": "10.0.0.1",
+        "clusterIPs": ["10.0.0.1"], "externalTrafficPolicy": "Cluster",
+        "internalTrafficPolicy": "Cluster", "ports": [{"port": 80, "nodePort": 30000}]}});
+    let changed = |of_type: &str| {
+        let mut new = old.clone();
+        new["spec"]["type"] = of_type.into();
+        service_type_change(&mut new, &old);
+        new["spec"].clone()
+    };
+    assert_eq!(
+        changed("ClusterIP"),
+        json!({"type": "ClusterIP", "clusterIP": "10.0.0.1", "clusterIPs": ["10.0.0.1"],
+            "internalTrafficPolicy": "Cluster", "ports": [{"port": 80}]})
+    );
+    assert_eq!(
+        changed("ExternalName"),
+        json!({"type": "ExternalName", "ports": [{"port": 80}]})
+    );
+    assert_eq!(changed("NodePort"), old["spec"]);
+}
+
+#[test]
 fn policies_say_what_they_are_about() {
     let types = |spec: Value| {
         defaulted(network_policy, json!({"spec": spec}))["spec"]["policyTypes"].clone()

@@ -60,6 +60,7 @@ impl Registry {
         let mut causes = Vec::new();
         validate::object_meta(resource, &object, &mut causes);
         (resource.rules.validate)(&object, &mut causes);
+        (resource.rules.validate_create)(&object, &mut causes);
         refuse(target, &object, causes)?;
         for rule in &self.admission {
             rule.review(&mut request, &object)?;

@@ -11,6 +11,7 @@ use crate::{
     resource::Resource,
     status::Status,
     store::{CommitError, Expect, Revision},
+    validation,
 };
 
 /// Attempts against writers outside this process.
@@ -102,7 +103,14 @@ impl Registry {
         validate::update_meta(new, old, &mut causes);
         if target.subresource != "status" {
             (resource.rules.validate)(new, &mut causes);
-            (resource.rules.validate_update)(new, old, &mut causes);
+        }
+        match target.subresource {
+            "" | "scale" => (resource.rules.validate_update)(new, old, &mut causes),
+            "ephemeralcontainers" => {
+                validation::ephemeral_containers_update(new, old, &mut causes);
+            }
+            // The other doors let nothing but their own part through.
+            _ => {}
         }
         refuse(target, new, causes)?;
         for rule in &self.admission {

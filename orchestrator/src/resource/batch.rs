@@ -4,12 +4,11 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use super::{
-    Causes, PLAIN, Resource, Rules, SelectableField, Subresource,
-    apps::label_selector,
+    PLAIN, Resource, Rules, SelectableField, Subresource,
     table::{self, AGE_COLUMN, Column, count},
-    template::{self, at_least, one_of},
+    template,
 };
-use crate::{cache::Selector, defaults, status::Cause};
+use crate::{defaults, validation};
 
 /// `batch/v1`.
 pub const ALL: &[&Resource] = &[&CRON_JOB, &JOB];
@@ -49,38 +48,7 @@ pub static CRON_JOB: Resource = Resource {
     generation: true,
     rules: Rules {
         default: defaults::cron_job,
-        validate: |o, causes| {
-            let spec = &o["spec"];
-            if spec["schedule"].as_str().unwrap_or_default().is_empty() {
-                causes.push(Cause::required("spec.schedule", ""));
-            }
-            one_of(
-                spec,
-                "spec",
-                "concurrencyPolicy",
-                &["Allow", "Forbid", "Replace"],
-                causes,
-            );
-            for field in [
-                "startingDeadlineSeconds",
-                "successfulJobsHistoryLimit",
-                "failedJobsHistoryLimit",
-            ] {
-                at_least(spec, "spec", field, 0, causes);
-            }
-            job_spec(
-                &spec["jobTemplate"]["spec"],
-                "spec.jobTemplate.spec",
-                causes,
-            );
-            if o["metadata"]["name"]
-                .as_str()
-                .is_some_and(|name| name.len() > 52)
-            {
-                let why = "must be no more than 52 characters";
-                causes.push(Cause::invalid("metadata.name", &o["metadata"]["name"], why));
-            }
-        },
+        validate: validation::cron_job,
         ..PLAIN
     },
     ..Resource::namespaced("cronjobs.batch", "batch", "CronJob", "cronjobs", "cronjob")
@@ -122,41 +90,8 @@ pub static JOB: Resource = Resource {
     rules: Rules {
         default: defaults::job,
         create: own_selector,
-        validate: |o, causes| {
-            job_spec(&o["spec"], "spec", causes);
-            let selector = Selector::from_object(&o["spec"]["selector"]);
-            let labels = &o["spec"]["template"]["metadata"]["labels"];
-            if !selector.matches_labels(|key| labels[key].as_str()) {
-                let why = "`selector` does not match template `labels`";
-                causes.push(Cause::invalid("spec.template.metadata.labels", labels, why));
-            }
-        },
-        validate_update: |new, old, causes| {
-            let (spec, before) = (&new["spec"], &old["spec"]);
-            let elastic =
-                spec["completionMode"] == "Indexed" && spec["completions"] == spec["parallelism"];
-            if spec["completions"] != before["completions"] && !elastic {
-                let value = &spec["completions"];
-                causes.push(Cause::invalid(
-                    "spec.completions",
-                    value,
-                    "field is immutable",
-                ));
-            }
-            let may_move = before["suspend"] == json!(true) && old["status"]["startTime"].is_null();
-            for field in [
-                "selector",
-                "template",
-                "completionMode",
-                "podFailurePolicy",
-                "backoffLimitPerIndex",
-            ] {
-                if spec[field] != before[field] && !(field == "template" && may_move) {
-                    let path = format!("spec.{field}");
-                    causes.push(Cause::invalid(path, &spec[field], "field is immutable"));
-                }
-            }
-        },
+        validate: validation::job,
+        validate_update: validation::job_update,
         orphans: true,
         ..PLAIN
     },
@@ -178,42 +113,6 @@ fn own_selector(job: &mut Value) {
     if job["spec"]["selector"].is_null() {
         job["spec"]["selector"] =
             json!({"matchLabels": {"batch.kubernetes.io/controller-uid": uid}});
-    }
-}
-
-fn job_spec(spec: &Value, path: &str, causes: &mut Causes) {
-    for field in [
-        "parallelism",
-        "completions",
-        "backoffLimit",
-        "backoffLimitPerIndex",
-        "maxFailedIndexes",
-        "activeDeadlineSeconds",
-        "ttlSecondsAfterFinished",
-    ] {
-        at_least(spec, path, field, 0, causes);
-    }
-    one_of(
-        spec,
-        path,
-        "completionMode",
-        &["NonIndexed", "Indexed"],
-        causes,
-    );
-    if spec["completionMode"] == "Indexed" && spec["completions"].is_null() {
-        let why = "when completion mode is Indexed";
-        causes.push(Cause::required(format!("{path}.completions"), why));
-    }
-    label_selector(&spec["selector"], &format!("{path}.selector"), causes);
-    let pod = &spec["template"]["spec"];
-    template::validate_spec(pod, &format!("{path}.template.spec"), causes);
-    if pod["restartPolicy"]
-        .as_str()
-        .is_none_or(|policy| policy == "Always")
-    {
-        let field = format!("{path}.template.spec.restartPolicy");
-        let why = "valid values: \"OnFailure\", \"Never\"";
-        causes.push(Cause::required(field, why));
     }
 }
 

@@ -3,11 +3,11 @@
 use serde_json::{Value, json};
 
 use super::{
-    Causes, NameRule, PLAIN, REVIEW_VERBS, Resource, Rules, SelectableField, Subresource, node,
-    pod, service, storage,
+    NameRule, PLAIN, REVIEW_VERBS, Resource, Rules, SelectableField, Subresource, node, pod,
+    service, storage,
     table::{self, AGE_COLUMN, Column},
 };
-use crate::{defaults, status::Cause};
+use crate::{defaults, validation};
 
 /// `v1`.
 pub const ALL: &[&Resource] = &[
@@ -44,6 +44,7 @@ pub static ENDPOINTS: Resource = Resource {
     ],
     rules: Rules {
         default: defaults::endpoints,
+        validate: validation::endpoints,
         ..PLAIN
     },
     ..Resource::namespaced("endpoints", "", "Endpoints", "endpoints", "endpoints")
@@ -104,6 +105,10 @@ pub static EVENT: Resource = Resource {
         })
         .wide(),
     ],
+    rules: Rules {
+        validate: validation::event,
+        ..PLAIN
+    },
     ..Resource::namespaced("events", "", "Event", "events", "event")
 };
 
@@ -157,6 +162,7 @@ pub static REPLICATION_CONTROLLER: Resource = Resource {
     generation: true,
     rules: Rules {
         default: defaults::replication_controller,
+        validate: validation::replication_controller,
         orphans: true,
         ..PLAIN
     },
@@ -181,42 +187,12 @@ pub static SECRET: Resource = Resource {
     ],
     rules: Rules {
         default: defaults::secret,
-        validate: validate_secret,
-        validate_update: |new, old, causes| {
-            if new["type"] != old["type"] {
-                causes.push(Cause::invalid("type", &new["type"], "field is immutable"));
-            }
-            immutable_data(new, old, causes);
-        },
+        validate: validation::secret,
+        validate_update: validation::secret_update,
         ..PLAIN
     },
     ..Resource::namespaced("secrets", "", "Secret", "secrets", "secret")
 };
-
-fn validate_secret(object: &Value, causes: &mut Causes) {
-    let mut total = 0;
-    for (key, value) in object["data"].as_object().into_iter().flatten() {
-        if let Some(why) = config_key_problem(key) {
-            causes.push(Cause::invalid(format!("data[{key}]"), &json!(key), why));
-        }
-        total += value.as_str().map_or(0, str::len) / 4 * 3;
-    }
-    if total > DATA_BYTES_MAX {
-        causes.push(Cause::too_long("data", DATA_BYTES_MAX));
-    }
-    let needed: &[&str] = match object["type"].as_str().unwrap_or_default() {
-        "kubernetes.io/tls" => &["tls.crt", "tls.key"],
-        "kubernetes.io/dockerconfigjson" => &[".dockerconfigjson"],
-        "kubernetes.io/dockercfg" => &[".dockercfg"],
-        "kubernetes.io/ssh-auth" => &["ssh-privatekey"],
-        _ => &[],
-    };
-    for key in needed {
-        if object["data"].get(key).is_none() {
-            causes.push(Cause::required(format!("data[{key}]"), ""));
-        }
-    }
-}
 
 /// Who a pod is.
 pub static SERVICE_ACCOUNT: Resource = Resource {
@@ -234,6 +210,7 @@ pub static SERVICE_ACCOUNT: Resource = Resource {
         AGE_COLUMN,
     ],
     rules: Rules {
+        validate: validation::service_account,
         returns_deleted: true,
         ..PLAIN
     },
@@ -269,6 +246,7 @@ pub static NAMESPACE: Resource = Resource {
         "create", "delete", "get", "list", "patch", "update", "watch",
     ],
     rules: Rules {
+        validate: validation::namespace,
         name: NameRule::Label,
         create: |new| {
             new["spec"] = json!({"finalizers": ["kubernetes"]});
@@ -303,72 +281,9 @@ pub static CONFIG_MAP: Resource = Resource {
         AGE_COLUMN,
     ],
     rules: Rules {
-        validate: validate_config_map,
-        validate_update: immutable_data,
+        validate: validation::config_map,
+        validate_update: validation::config_map_update,
         ..PLAIN
     },
     ..Resource::namespaced("configmaps", "", "ConfigMap", "configmaps", "configmap")
 };
-
-/// Most bytes in the values of one ConfigMap or Secret.
-const DATA_BYTES_MAX: usize = 1 << 20;
-
-fn validate_config_map(object: &Value, causes: &mut Causes) {
-    let mut total = 0;
-    for field in ["data", "binaryData"] {
-        for (key, value) in object[field].as_object().into_iter().flatten() {
-            if let Some(why) = config_key_problem(key) {
-                causes.push(Cause::invalid(format!("{field}[{key}]"), &json!(key), why));
-            }
-            if field == "data" && object["binaryData"].get(key).is_some() {
-                causes.push(Cause::invalid(
-                    format!("data[{key}]"),
-                    &json!(key),
-                    "duplicate of key present in binaryData",
-                ));
-            }
-            total += value.as_str().map_or(0, str::len);
-        }
-    }
-    if total > DATA_BYTES_MAX {
-        causes.push(Cause::too_long("", DATA_BYTES_MAX));
-    }
-}
-
-/// A key must be a file name.
-fn config_key_problem(key: &str) -> Option<&'static str> {
-    let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.');
-    if key.is_empty() || !key.bytes().all(plain) {
-        return Some(
-            "a valid config key must consist of alphanumeric characters, '-', '_' or '.' (e.g. 'key.name',  or 'KEY_NAME',  or 'key-name', regex used for validation is '[-._a-zA-Z0-9]+')",
-        );
-    }
-    if key.len() > 253 {
-        return Some("must be no more than 253 characters");
-    }
-    match key {
-        "." => Some("must not be '.'"),
-        _ if key.starts_with("..") => Some("must not start with '..'"),
-        _ => None,
-    }
-}
-
-fn immutable_data(new: &Value, old: &Value, causes: &mut Causes) {
-    if old["immutable"] != json!(true) {
-        return;
-    }
-    if new["immutable"] != old["immutable"] {
-        causes.push(Cause::forbidden(
-            "immutable",
-            "field is immutable when `immutable` is set",
-        ));
-    }
-    for field in ["data", "binaryData"] {
-        if new[field] != old[field] {
-            causes.push(Cause::forbidden(
-                field,
-                "field is immutable when `immutable` is set",
-            ));
-        }
-    }
-}

@@ -7,7 +7,7 @@ use super::{
     table::{self, AGE_COLUMN, Column},
 };
 
-use crate::defaults;
+use crate::{defaults, validation};
 
 /// A machine that runs pods.
 pub static NODE: Resource = Resource {
@@ -42,6 +42,8 @@ pub static NODE: Resource = Resource {
     ],
     rules: Rules {
         default: defaults::node,
+        validate: validation::node,
+        validate_update: validation::node_update,
         status_writes_labels: true,
         // Upstream lets a node register with its status.
         keeps_status: true,

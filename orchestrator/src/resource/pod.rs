@@ -4,11 +4,11 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use super::{
-    Causes, PLAIN, Resource, Rules, SelectableField, Subresource,
+    PLAIN, Resource, Rules, SelectableField, Subresource,
     table::{self, AGE_COLUMN, Column},
     template,
 };
-use crate::{defaults, status::Cause};
+use crate::{defaults, validation};
 
 /// Containers that run together.
 pub static POD: Resource = Resource {
@@ -60,8 +60,9 @@ pub static POD: Resource = Resource {
             let class = template::qos_class(&o["spec"]);
             o["status"] = json!({"phase": "Pending", "qosClass": class});
         },
-        validate: |o, causes| template::validate_spec(&o["spec"], "spec", causes),
-        validate_update: unchanged_spec,
+        validate: validation::pod,
+        validate_update: validation::pod_update,
+        validate_create: validation::pod_create,
         grace: |o, asked| {
             let spec = &o["spec"];
             let placed = spec["nodeName"]
@@ -96,7 +97,7 @@ pub static POD_TEMPLATE: Resource = Resource {
             }
         },
         validate: |o, causes| {
-            template::validate_spec(&o["template"]["spec"], "template.spec", causes);
+            validation::pod_template(&o["template"], "template", causes);
         },
         returns_deleted: true,
         ..PLAIN
@@ -267,101 +268,4 @@ fn readiness_gates(pod: &Value) -> Value {
             .any(|c| c["status"] == "True")
     });
     format!("{}/{}", met.count(), gates.len()).into()
-}
-
-/// The new spec with every field that may change set back to what it was.
-fn masked(new: &Value, before: &Value) -> Value {
-    let mut allowed = new.clone();
-    for list in ["containers", "initContainers"] {
-        let Some(containers) = allowed[list].as_array_mut() else {
-            continue;
-        };
-        for (index, container) in containers.iter_mut().enumerate() {
-            container["image"] = before[list][index]["image"].clone();
-        }
-    }
-    for field in [
-        "activeDeadlineSeconds",
-        "terminationGracePeriodSeconds",
-        "tolerations",
-        "schedulingGates",
-        "nodeName",
-        "ephemeralContainers",
-    ] {
-        match before.get(field) {
-            Some(value) => allowed[field] = value.clone(),
-            None => drop(allowed.as_object_mut().and_then(|map| map.remove(field))),
-        }
-    }
-    if before["schedulingGates"].is_array() {
-        // A gated pod may still be told where to go.
-        allowed["nodeSelector"] = before["nodeSelector"].clone();
-        allowed["affinity"] = before["affinity"].clone();
-    }
-    allowed
-}
-
-/// Of a pod's spec only a few fields may change.
-fn unchanged_spec(new: &Value, old: &Value, causes: &mut Causes) {
-    let before = &old["spec"];
-    let allowed = masked(&new["spec"], before);
-    if without_nulls(&allowed) != without_nulls(before) {
-        causes.push(Cause::forbidden(
-            "spec",
-            "pod updates may not change fields other than `spec.containers[*].image`,`spec.initContainers[*].image`,`spec.activeDeadlineSeconds`,`spec.tolerations` (only additions to existing tolerations),`spec.terminationGracePeriodSeconds` (allow it to be set to 1 if it was previously negative)",
-        ));
-    }
-    let placed = before["nodeName"].as_str().unwrap_or_default();
-    if !placed.is_empty() && new["spec"]["nodeName"] != before["nodeName"] {
-        causes.push(Cause::forbidden(
-            "spec.nodeName",
-            "a pod that has a node stays there",
-        ));
-    }
-    let kept = new["spec"]["tolerations"]
-        .as_array()
-        .cloned()
-        .unwrap_or_default();
-    for (index, toleration) in before["tolerations"]
-        .as_array()
-        .into_iter()
-        .flatten()
-        .enumerate()
-    {
-        if !kept.contains(toleration) {
-            causes.push(Cause::forbidden(
-                format!("spec.tolerations[{index}]"),
-                "existing toleration can not be modified except its tolerationSeconds",
-            ));
-        }
-    }
-    let gates = before["schedulingGates"]
-        .as_array()
-        .cloned()
-        .unwrap_or_default();
-    for (index, gate) in new["spec"]["schedulingGates"]
-        .as_array()
-        .into_iter()
-        .flatten()
-        .enumerate()
-    {
-        if !gates.contains(gate) {
-            causes.push(Cause::forbidden(
-                format!("spec.schedulingGates[{index}]"),
-                "only deletion is allowed, but found new scheduling gate",
-            ));
-        }
-    }
-}
-
-fn without_nulls(value: &Value) -> Value {
-    match value {
-        Value::Object(map) => map
-            .iter()
-            .filter(|(_, value)| !value.is_null())
-            .map(|(key, value)| (key.clone(), without_nulls(value)))
-            .collect(),
-        Value::Array(list) => list.iter().map(without_nulls).collect(),
-        other => other.clone(),
-    }
 }

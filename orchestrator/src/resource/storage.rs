@@ -6,7 +6,7 @@ use super::{
     PLAIN, Resource, Rules, Subresource,
     table::{self, AGE_COLUMN, Column},
 };
-use crate::{defaults, status::Cause};
+use crate::{defaults, validation};
 
 /// A claim to storage.
 pub static PERSISTENT_VOLUME_CLAIM: Resource = Resource {
@@ -35,6 +35,8 @@ pub static PERSISTENT_VOLUME_CLAIM: Resource = Resource {
     ],
     rules: Rules {
         default: defaults::persistent_volume_claim,
+        validate: validation::persistent_volume_claim,
+        validate_update: validation::persistent_volume_claim_update,
         returns_deleted: true,
         create: |o| o["status"] = json!({"phase": "Pending"}),
         ..PLAIN
@@ -85,6 +87,8 @@ pub static PERSISTENT_VOLUME: Resource = Resource {
     ],
     rules: Rules {
         default: defaults::persistent_volume,
+        validate: validation::persistent_volume,
+        validate_update: validation::persistent_volume_update,
         returns_deleted: true,
         create: |o| o["status"] = json!({"phase": "Pending"}),
         ..PLAIN
@@ -140,45 +144,8 @@ pub static STORAGE_CLASS: Resource = Resource {
     ],
     rules: Rules {
         default: defaults::storage_class,
-        validate: |o, causes| {
-            if o["provisioner"].as_str().unwrap_or_default().is_empty() {
-                causes.push(Cause::required("provisioner", ""));
-            }
-            let policies = &["Delete", "Retain"];
-            if o["reclaimPolicy"]
-                .as_str()
-                .is_none_or(|p| !policies.contains(&p))
-            {
-                causes.push(Cause::not_supported(
-                    "reclaimPolicy",
-                    &o["reclaimPolicy"],
-                    policies,
-                ));
-            }
-            let modes = &["Immediate", "WaitForFirstConsumer"];
-            if o["volumeBindingMode"]
-                .as_str()
-                .is_none_or(|m| !modes.contains(&m))
-            {
-                let value = &o["volumeBindingMode"];
-                causes.push(Cause::not_supported("volumeBindingMode", value, modes));
-            }
-        },
-        validate_update: |new, old, causes| {
-            for field in [
-                "parameters",
-                "provisioner",
-                "reclaimPolicy",
-                "volumeBindingMode",
-            ] {
-                if new[field] != old[field] {
-                    causes.push(Cause::forbidden(
-                        field,
-                        "updates to this field are forbidden.",
-                    ));
-                }
-            }
-        },
+        validate: validation::storage_class,
+        validate_update: validation::storage_class_update,
         ..PLAIN
     },
     ..Resource::cluster(

@@ -1,10 +1,6 @@
-//! Pod specs, wherever they stand: defaults and validation.
+//! Pod specs, wherever they stand: what tables and status say of them.
 
 use serde_json::Value;
-
-mod validate;
-
-pub(super) use validate::{at_least, one_of, port_name_problem, port_number, validate_spec};
 
 /// The quality-of-service class, by requests and limits.
 pub(super) fn qos_class(spec: &Value) -> &'static str {

@@ -3,6 +3,7 @@
 use serde_json::Value;
 
 use super::{At, Schedule, pod_template};
+use crate::cache::selector::Selector;
 use crate::resource::Causes;
 use crate::status::Cause;
 
@@ -13,12 +14,16 @@ const CRON_JOB_NAME_MAX: usize = 52;
 pub fn job(object: &Value, causes: &mut Causes) {
     let spec = At::root(object).field("spec");
     job_spec(&spec, causes);
-    if spec.field("manualSelector").flag() {
-        if spec.field("selector").value.is_object() {
-            spec.field("selector").selector(causes);
-        } else {
-            causes.push(Cause::required("spec.selector", ""));
+    let selector = spec.field("selector");
+    if selector.value.is_object() {
+        selector.selector(causes);
+        let labels = spec.field("template").field("metadata").field("labels");
+        let get = |key: &str| labels.value.get(key).and_then(Value::as_str);
+        if !Selector::from_object(selector.value).matches_labels(get) {
+            labels.invalid("`selector` does not match template `labels`", causes);
         }
+    } else if spec.field("manualSelector").flag() {
+        causes.push(Cause::required(&selector.path, ""));
     }
 }
 

@@ -14,12 +14,15 @@ const SPEC_CHANGE: &str = "pod updates may not change fields other than \
     `spec.tolerations` (only additions to existing tolerations),\
     `spec.terminationGracePeriodSeconds` (allow it to be set to 1 if it was previously negative)";
 
-/// What is wrong with a new Pod.
+/// What is wrong with a Pod.
 pub fn pod(object: &Value, causes: &mut Causes) {
-    let spec = At::root(object).field("spec");
-    pod_spec(&spec, causes);
-    let ephemeral = spec.field("ephemeralContainers");
-    if ephemeral.is_set() && object.pointer("/metadata/uid").is_none() {
+    pod_spec(&At::root(object).field("spec"), causes);
+}
+
+/// What is wrong with a Pod that is new.
+pub fn pod_create(object: &Value, causes: &mut Causes) {
+    let ephemeral = At::root(object).field("spec").field("ephemeralContainers");
+    if ephemeral.is_set() {
         ephemeral.forbid("cannot be set on create", causes);
     }
 }
@@ -208,8 +211,21 @@ pub fn pod_update(new: &Value, old: &Value, causes: &mut Causes) {
     tolerations_update(new, old, causes);
     let mut allowed = new.clone();
     permit(&mut allowed, old);
-    if allowed["spec"] != old["spec"] {
+    if without_nulls(&allowed["spec"]) != without_nulls(&old["spec"]) {
         causes.push(Cause::forbidden("spec", SPEC_CHANGE));
+    }
+}
+
+/// Rules that fill in fields may leave nulls where there was nothing.
+fn without_nulls(value: &Value) -> Value {
+    match value {
+        Value::Object(map) => map
+            .iter()
+            .filter(|(_, value)| !value.is_null())
+            .map(|(key, value)| (key.clone(), without_nulls(value)))
+            .collect(),
+        Value::Array(list) => list.iter().map(without_nulls).collect(),
+        other => other.clone(),
     }
 }
 

@@ -17,6 +17,8 @@ static NUMBER: AtomicU32 = AtomicU32::new(0);
 #[derive(Debug)]
 pub struct Namespace {
     name: String,
+    /// Removed on drop.
+    owned: bool,
 }
 
 impl Namespace {
@@ -25,9 +27,17 @@ impl Namespace {
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         let name = format!("fl-t-{}-{number}-{tag}", std::process::id());
         process::run(Command::new("ip").args(["netns", "add", &name]));
-        let namespace = Self { name };
+        let namespace = Self { name, owned: true };
         namespace.ip("link set lo up");
         namespace
+    }
+
+    /// One that another guard owns, for use on another thread.
+    pub fn existing(name: &str) -> Self {
+        Self {
+            name: name.to_owned(),
+            owned: false,
+        }
     }
 
     pub fn name(&self) -> &str {
@@ -111,6 +121,9 @@ impl Namespace {
 
 impl Drop for Namespace {
     fn drop(&mut self) {
+        if !self.owned {
+            return;
+        }
         let output = process::output(Command::new("ip").args(["netns", "delete", &self.name]));
         if !output.status.success() {
             eprintln!(

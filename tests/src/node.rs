@@ -17,7 +17,7 @@ use crate::process::{Process, program};
 use crate::wait;
 
 /// How long the daemon may take to start, or to put a change into force.
-pub const SOON: Duration = Duration::from_secs(20);
+pub const SOON: Duration = Duration::from_secs(60);
 
 /// A node. What it made is removed on drop, pods first.
 #[derive(Debug)]
@@ -113,16 +113,22 @@ impl Node {
     }
 
     fn wait_until_ready(&mut self) {
-        let socket = self.socket();
-        let daemon = self.daemon.as_mut().expect("just started");
         wait::until("the daemon to be ready", SOON, || {
+            let daemon = self.daemon.as_mut().expect("just started");
             assert!(
                 daemon.is_running(),
                 "the daemon ended:\n{}",
                 daemon.output()
             );
-            std::os::unix::net::UnixStream::connect(&socket).ok()
+            self.is_well().then_some(())
         });
+    }
+
+    /// Whether the daemon says that all is in force.
+    pub fn is_well(&self) -> bool {
+        let mut command = self.proxy(&["status"]);
+        command.arg("--socket").arg(self.socket());
+        crate::process::output(&mut command).status.success()
     }
 
     /// `fairlead-proxy <words> -o json` against the daemon.

@@ -28,6 +28,8 @@ pub enum Met {
     Server(String),
     /// RST or port unreachable.
     Refused,
+    /// No way there: the network, not the server, said so.
+    Unreachable,
     /// Nothing in time.
     Silence,
 }
@@ -180,32 +182,25 @@ fn serve_sctp(sockets: &[rustix::fd::OwnedFd; 2], port: u16, name: &str, stop: &
 
 /// Asks the server at `address` who it is, from inside `namespace`.
 pub fn probe(namespace: &Namespace, transport: Transport, address: SocketAddr) -> Met {
-    namespace.enter(|| match transport {
+    let result = namespace.enter(|| match transport {
         Transport::Tcp => probe_tcp(address),
         Transport::Udp => probe_udp(address),
         Transport::Sctp => probe_sctp(address),
+    });
+    result.unwrap_or_else(|error| match error.kind() {
+        ErrorKind::ConnectionRefused | ErrorKind::ConnectionReset => Met::Refused,
+        ErrorKind::NetworkUnreachable | ErrorKind::HostUnreachable => Met::Unreachable,
+        ErrorKind::TimedOut | ErrorKind::WouldBlock => Met::Silence,
+        _ => panic!("{transport:?} to {address}: {error}"),
     })
 }
 
-fn met(error: &std::io::Error) -> Met {
-    match error.kind() {
-        ErrorKind::ConnectionRefused | ErrorKind::ConnectionReset => Met::Refused,
-        ErrorKind::TimedOut | ErrorKind::WouldBlock => Met::Silence,
-        _ => panic!("{error}"),
-    }
-}
-
-fn probe_tcp(address: SocketAddr) -> Met {
-    let mut stream = match TcpStream::connect_timeout(&address, PATIENCE) {
-        Ok(stream) => stream,
-        Err(error) => return met(&error),
-    };
-    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+fn probe_tcp(address: SocketAddr) -> std::io::Result<Met> {
+    let mut stream = TcpStream::connect_timeout(&address, PATIENCE)?;
+    stream.set_read_timeout(Some(PATIENCE))?;
     let mut name = String::new();
-    match stream.read_to_string(&mut name) {
-        Ok(_) => Met::Server(name),
-        Err(error) => met(&error),
-    }
+    stream.read_to_string(&mut name)?;
+    Ok(Met::Server(name))
 }
 
 fn any(v6: bool) -> IpAddr {
@@ -216,20 +211,19 @@ fn any(v6: bool) -> IpAddr {
     }
 }
 
-fn probe_udp(address: SocketAddr) -> Met {
-    let socket = UdpSocket::bind((any(address.is_ipv6()), 0)).unwrap();
-    socket.set_read_timeout(Some(PATIENCE)).unwrap();
-    if let Err(error) = socket.connect(address).and_then(|()| socket.send(b"who")) {
-        return met(&error);
-    }
+fn probe_udp(address: SocketAddr) -> std::io::Result<Met> {
+    let socket = UdpSocket::bind((any(address.is_ipv6()), 0))?;
+    socket.set_read_timeout(Some(PATIENCE))?;
+    socket.connect(address)?;
+    socket.send(b"who")?;
     let mut buffer = [0; 256];
-    match socket.recv(&mut buffer) {
-        Ok(length) => Met::Server(String::from_utf8_lossy(&buffer[..length]).into_owned()),
-        Err(error) => met(&error),
-    }
+    let length = socket.recv(&mut buffer)?;
+    Ok(Met::Server(
+        String::from_utf8_lossy(&buffer[..length]).into_owned(),
+    ))
 }
 
-fn probe_sctp(address: SocketAddr) -> Met {
+fn probe_sctp(address: SocketAddr) -> std::io::Result<Met> {
     let v6 = address.is_ipv6();
     let family = if v6 {
         AddressFamily::INET6
@@ -240,9 +234,7 @@ fn probe_sctp(address: SocketAddr) -> Met {
     let sport = SCTP_CLIENT.fetch_add(1, Ordering::Relaxed) | 0x8000;
     let packet = sctp_packet(sport, address.port(), "who");
     let to = SocketAddr::new(address.ip(), 0);
-    if let Err(error) = rustix::net::sendto(&socket, &packet, SendFlags::empty(), &to) {
-        return met(&error.into());
-    }
+    rustix::net::sendto(&socket, &packet, SendFlags::empty(), &to)?;
     let mut buffer = [0; 2048];
     let end = std::time::Instant::now() + PATIENCE;
     while std::time::Instant::now() < end {
@@ -254,8 +246,8 @@ fn probe_sctp(address: SocketAddr) -> Met {
         if let Some((from, to, name)) = answer
             && (from, to) == (address.port(), sport)
         {
-            return Met::Server(name);
+            return Ok(Met::Server(name));
         }
     }
-    Met::Silence
+    Ok(Met::Silence)
 }

@@ -1,0 +1,8 @@
+//! Real sockets between pods that the CNI plugin made, on a node where the real
+//! daemon runs; everything in namespaces of its own.
+#![expect(clippy::unwrap_used, clippy::panic, reason = "tests fail by panicking")]
+
+mod bench;
+mod connect;
+mod daemon;
+mod policy;

@@ -7,6 +7,7 @@
 mod cluster;
 mod config;
 mod container;
+mod environment;
 mod job;
 mod network_policy;
 mod pod;

@@ -1,3 +1,5 @@
+//! Defaults against examples; every default is a field of its type.
+
 #![expect(clippy::too_many_lines, reason = "tables of cases")]
 
 use super::*;

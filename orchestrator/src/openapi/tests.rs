@@ -1,3 +1,5 @@
+//! The documents as clients read them.
+
 use super::*;
 
 fn read(group: &str) -> Value {

@@ -1,3 +1,5 @@
+//! Decoding against two encoders that are not the decoder: prost and a hand-written one.
+
 use k8s_pb::api::{
     apps::v1 as apps, authentication::v1 as authentication, authorization::v1 as authorization,
     core::v1 as core, events::v1 as events,

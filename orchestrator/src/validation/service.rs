@@ -66,7 +66,6 @@ fn ports(spec: &At<'_>, causes: &mut Causes) {
     let several = list.value.as_array().is_some_and(|ports| ports.len() > 1);
     let (mut names, mut numbers, mut node_ports) =
         (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
-    let headless = spec.field("clusterIP").text() == "None";
     for port in list.items() {
         let (name, number) = (port.field("name"), port.field("port"));
         let protocol = port.field("protocol");
@@ -84,13 +83,6 @@ fn ports(spec: &At<'_>, causes: &mut Causes) {
         protocol.choose(&["SCTP", "TCP", "UDP"], causes);
         let target = port.field("targetPort");
         port_number_or_name(&target, causes);
-        if headless
-            && target
-                .int()
-                .is_some_and(|target| Some(target) != number.int())
-        {
-            // Upstream allows this; the target then is what clients see.
-        }
         if !numbers.insert((protocol.text(), number.int())) {
             let value = json!({"protocol": protocol.text(), "port": number.value});
             causes.push(Cause::duplicate(&port.path, &value));

@@ -1,3 +1,5 @@
+//! Rules against tables of cases, and against random objects.
+
 #![expect(clippy::too_many_lines, reason = "tables of cases")]
 
 use proptest::prelude::*;

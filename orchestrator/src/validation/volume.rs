@@ -3,7 +3,8 @@
 use std::collections::BTreeSet;
 
 use super::At;
-use super::container::{field_reference, key, no_steps_up, relative_path, resource_reference};
+use super::container::{no_steps_up, relative_path};
+use super::environment::{field_reference, key, resource_reference};
 use crate::resource::{Causes, NameRule};
 use crate::schema::Quantity;
 use crate::status::Cause;

@@ -1,3 +1,5 @@
+//! Apply against the documented examples and a naive model of ownership.
+
 use proptest::prelude::*;
 
 use super::*;

@@ -1,3 +1,5 @@
+//! Strategic merge against the documented examples and a naive model.
+
 use proptest::prelude::*;
 use serde_json::json;
 

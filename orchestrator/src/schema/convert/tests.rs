@@ -1,3 +1,5 @@
+//! Conversion against examples and random values.
+
 use proptest::prelude::*;
 use serde_json::json;
 

@@ -11,6 +11,9 @@ use crate::{proto, resource::join, schema, status::Status};
 
 /// Largest body that is read.
 pub(super) const BODY_BYTES_MAX: usize = 3 << 20;
+/// Of a body that is too large, this much is read on and thrown away: a client
+/// that is still sending would otherwise see a broken pipe instead of the 413.
+const DISCARD_BYTES_MAX: usize = 16 << 20;
 /// A body must have arrived after this time.
 const BODY_TIME_MAX: Duration = Duration::from_mins(1);
 
@@ -27,7 +30,7 @@ pub(super) struct Decoded {
 /// # Errors
 /// 413 if it is too large, 400 if it breaks off or takes too long.
 pub(super) async fn read(body: Body) -> Result<Bytes, Status> {
-    if body.size_hint().lower() > BODY_BYTES_MAX as u64 {
+    if body.size_hint().lower() > DISCARD_BYTES_MAX as u64 {
         return Err(Status::too_large(BODY_BYTES_MAX));
     }
     tokio::time::timeout(BODY_TIME_MAX, collect(body))
@@ -38,16 +41,24 @@ pub(super) async fn read(body: Body) -> Result<Bytes, Status> {
 async fn collect(body: Body) -> Result<Bytes, Status> {
     let mut body = std::pin::pin!(body);
     let mut all = BytesMut::new();
+    let mut seen = 0;
     while let Some(frame) = std::future::poll_fn(|context| body.as_mut().poll_frame(context)).await
     {
         let frame = frame
             .map_err(|error| Status::bad_request(format!("the request body broke off: {error}")))?;
-        if let Ok(data) = frame.into_data() {
-            if all.len() + data.len() > BODY_BYTES_MAX {
-                return Err(Status::too_large(BODY_BYTES_MAX));
-            }
+        let Ok(data) = frame.into_data() else {
+            continue;
+        };
+        seen += data.len();
+        if seen > DISCARD_BYTES_MAX {
+            break;
+        }
+        if seen <= BODY_BYTES_MAX {
             all.extend_from_slice(&data);
         }
+    }
+    if seen > BODY_BYTES_MAX {
+        return Err(Status::too_large(BODY_BYTES_MAX));
     }
     Ok(all.freeze())
 }

@@ -149,12 +149,6 @@ async fn bad_requests_get_the_right_status() {
             "invalid resource version",
         ),
         (
-            "/api/v1/configmaps?resourceVersion=99999999",
-            504,
-            "Timeout",
-            "Too large resource version",
-        ),
-        (
             "/api/v1/configmaps?resourceVersionMatch=Exact",
             422,
             "Invalid",

@@ -17,6 +17,7 @@ fn check(answer: &(u16, Value), code: u16, reason: &str, text: &str) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+#[expect(clippy::too_many_lines, reason = "a table of cases")]
 async fn bad_requests_get_the_right_status() {
     let cluster = Cluster::start("bad").await;
     let post = async |body: String| cluster.send("POST", MAPS, "application/json", body).await;

@@ -135,6 +135,16 @@ impl Kernel {
         HashMap::try_from(map).unwrap()
     }
 
+    /// Sets an element of one of the object's arrays.
+    pub fn set_array<V: Pod>(&mut self, name: &str, index: u32, value: V) {
+        let map = self
+            .ebpf
+            .map_mut(name)
+            .unwrap_or_else(|| panic!("no map {name}"));
+        let mut array: Array<&mut MapData, V> = Array::try_from(map).unwrap();
+        array.set(index, value, 0).unwrap();
+    }
+
     /// Removes all entries of a hash map.
     pub fn clear<K: Pod, V: Pod>(&mut self, name: &str) {
         let mut map = self.hash::<K, V>(name);

@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use aya::maps::lpm_trie::{Key, LpmTrie};
-use aya::maps::{Array, MapData, MapError};
+use aya::maps::{MapData, MapError};
 use fairlead_proxy::compile::Write;
 use fairlead_proxy::compile::tables::{self as compiled, BackendKey};
 use fairlead_tests::kernel::Kernel;
@@ -18,7 +18,7 @@ use crate::node::{v4, v6};
 /// Performs one write.
 pub(crate) fn apply(kernel: &mut Kernel, write: &Write) {
     match *write {
-        Write::Set(index, set) => array::<PolicySet>(kernel, pin::POLICY_SETS, index, set),
+        Write::Set(index, set) => kernel.set_array::<PolicySet>(pin::POLICY_SETS, index, set),
         Write::Peer(key, bits) => hash(kernel, pin::POLICY_PEERS, key, bits),
         Write::Port(key, class) => hash(kernel, pin::POLICY_PORTS, key, class),
         Write::Range(key, class) => {
@@ -31,7 +31,7 @@ pub(crate) fn apply(kernel: &mut Kernel, write: &Write) {
             trie(kernel, pin::POLICY_RANGES, &Key::new(bits, data), class);
         }
         Write::Backend(key, backend) => set_backend(kernel, key, backend),
-        Write::Slot(index, id) => array(kernel, pin::SLOTS, index, id),
+        Write::Slot(index, id) => kernel.set_array(pin::SLOTS, index, id),
         Write::Service(key, service) => set_service(kernel, key, service),
         Write::Address(ip, address) if ip.is_ipv6() => {
             hash(kernel, pin::ADDRESSES_V6, v6(ip), address);
@@ -70,7 +70,7 @@ pub(crate) fn apply(kernel: &mut Kernel, write: &Write) {
                 generation: decision.generation,
                 flags,
             };
-            array(kernel, pin::SETTINGS, 0, settings);
+            kernel.set_array(pin::SETTINGS, 0, settings);
         }
         // No program runs while this one writes.
         Write::Grace => {}
@@ -87,7 +87,7 @@ fn set_backend(kernel: &mut Kernel, key: BackendKey, backend: compiled::Backend)
             flags,
             generation,
         };
-        array(kernel, pin::BACKENDS_V6, key.id, value);
+        kernel.set_array(pin::BACKENDS_V6, key.id, value);
     } else {
         let value = Backend {
             address: v4(backend.address),
@@ -95,7 +95,7 @@ fn set_backend(kernel: &mut Kernel, key: BackendKey, backend: compiled::Backend)
             flags,
             generation,
         };
-        array(kernel, pin::BACKENDS_V4, key.id, value);
+        kernel.set_array(pin::BACKENDS_V4, key.id, value);
     }
 }
 
@@ -118,15 +118,6 @@ fn set_service(kernel: &mut Kernel, key: compiled::ServiceKey, service: Option<S
         };
         hash(kernel, pin::SERVICES_V4, key, service);
     }
-}
-
-fn array<V: aya::Pod>(kernel: &mut Kernel, name: &str, index: u32, value: V) {
-    let map = kernel
-        .ebpf()
-        .map_mut(name)
-        .unwrap_or_else(|| panic!("no map {name}"));
-    let mut array: Array<&mut MapData, V> = Array::try_from(map).unwrap();
-    array.set(index, value, 0).unwrap();
 }
 
 fn hash<K: aya::Pod, V: aya::Pod>(kernel: &mut Kernel, name: &str, key: K, value: Option<V>) {

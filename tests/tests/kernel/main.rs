@@ -9,6 +9,7 @@
 mod apply;
 mod damage;
 mod differential;
+mod flow;
 mod link;
 mod node;
 mod world;

@@ -185,11 +185,10 @@ fn explain(place: &Place, from: &Pod, to: &Pod) -> Result<(bool, String)> {
             reasons.push(format!("{title}: {reason}"));
         }
     }
-    let verdict = if allowed { "allowed" } else { "denied" };
     let reasons = if reasons.is_empty() {
-        "no policy in the way".into()
+        "allowed: no policy in the way".into()
     } else {
         reasons.join("; ")
     };
-    Ok((allowed, format!("{verdict}, {reasons}")))
+    Ok((allowed, reasons))
 }

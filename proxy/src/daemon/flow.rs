@@ -88,6 +88,11 @@ pub(super) fn describe(core: &Core, names: &BTreeMap<IpAddr, String>, event: &Ev
     let counter = Counter::from_number(event.reason);
     let reason = counter.map_or("unknown", Counter::name);
     let is_drop = counter.is_none_or(Counter::is_drop);
+    let verdict = match counter {
+        Some(Counter::Rejected) => "rejected",
+        _ if is_drop => "dropped",
+        _ => "allowed",
+    };
     let hook = match event.hook {
         hook if hook == Hook::PodOut as u8 => "pod_out",
         hook if hook == Hook::PodIn as u8 => "pod_in",
@@ -100,7 +105,7 @@ pub(super) fn describe(core: &Core, names: &BTreeMap<IpAddr, String>, event: &Ev
     };
     let mut line = json!({
         "time": wall(event.nanos),
-        "verdict": if is_drop { "dropped" } else { "allowed" },
+        "verdict": verdict,
         "reason": reason,
         "hook": hook,
         "protocol": protocol_name(event.proto),

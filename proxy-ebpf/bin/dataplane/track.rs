@@ -299,6 +299,9 @@ pub(crate) fn track<A: Family>(trace: &mut Trace<A>) -> Passage {
             return Passage::AsIs;
         }
     }
+    // Read before judging: a flow must not be stamped with a policy that it was
+    // not judged by.
+    let generation = maps::settings().generation;
     let mut opened_by = side;
     let mut state = 0;
     let refused = judge(trace, 0);
@@ -323,7 +326,7 @@ pub(crate) fn track<A: Family>(trace: &mut Trace<A>) -> Passage {
     let tcp_flags = tcp_flags(&trace.headers);
     let flow = &mut trace.flow;
     flow.seen = maps::now();
-    flow.generation = maps::settings().generation;
+    flow.generation = generation;
     flow.low_slot = low_slot;
     flow.high_slot = high_slot;
     flow.state = conntrack::advance(state, opened_by == side, tcp_flags);
@@ -406,6 +409,7 @@ enum Opened {
 /// new key is what allocates the source port.
 #[inline(always)]
 fn open_translated<A: Family>(trace: &mut Trace<A>, side: Side, hairpin: bool) -> Opened {
+    let generation = maps::settings().generation;
     let refused = judge(trace, 0);
     if refused != 0 {
         return Opened::No(refuse(refused));
@@ -421,7 +425,7 @@ fn open_translated<A: Family>(trace: &mut Trace<A>, side: Side, hairpin: bool) -
     }
     let flow = &mut trace.flow;
     flow.seen = maps::now();
-    flow.generation = maps::settings().generation;
+    flow.generation = generation;
     flow.low_slot = low_slot;
     flow.high_slot = high_slot;
     flow.state = conntrack::advance(0, true, tcp_flags);

@@ -217,9 +217,12 @@ fn refresh<A: Family>(
     let generation = maps::settings().generation;
     let backward = orientation == Orientation::Backward;
     if flow.generation != generation {
-        let refused = judge(trace, u32::from(backward));
-        if refused != 0 {
-            return Err(refuse(refused));
+        // A pod with itself is not judged, though its answers go to the gateway.
+        if flow.flags & flags::HAIRPIN == 0 {
+            let refused = judge(trace, u32::from(backward));
+            if refused != 0 {
+                return Err(refuse(refused));
+            }
         }
         flow.generation = generation;
     }

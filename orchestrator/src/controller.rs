@@ -4,7 +4,9 @@
 //! shell on the [`runtime`], in one file per kind.
 
 pub mod apps;
+pub mod batch;
 pub mod cluster;
+pub mod network;
 pub mod pods;
 pub mod runtime;
 mod start;

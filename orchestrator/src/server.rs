@@ -20,7 +20,11 @@ use crate::{
     auth::{self, Auth, User},
     cache::{Cache, Feed},
     config::ServerConfig,
-    controller::{Controllers, Options, runtime::Clock},
+    controller::{
+        Controllers, Options,
+        network::allocator::{Range, RangeError, ServiceAllocator},
+        runtime::Clock,
+    },
     registry::{Admission, Registry, client::Client, lifecycle::NamespaceLifecycle},
     seed,
     signer::Signer,
@@ -62,6 +66,9 @@ pub enum StartError {
         #[source]
         source: std::io::Error,
     },
+    /// A Service range cannot be used.
+    #[error("--service-cidr: {0}")]
+    Range(#[from] RangeError),
     /// The objects every cluster has could not be made.
     #[error("the cluster's own objects could not be made: {0}")]
     Seed(#[from] Status),
@@ -138,7 +145,7 @@ impl Server {
         let registry = Arc::new(Registry::new(
             Arc::new(store),
             cache,
-            admission_rules(&auth),
+            admission_rules(&auth, allocator(&config)?),
             Arc::new(Timestamp::now),
         ));
         let user = User::component("system:apiserver", &[auth::identity::MASTERS]);
@@ -374,9 +381,20 @@ impl Stopwatch {
     }
 }
 
+/// Who gives Services their addresses.
+fn allocator(config: &ServerConfig) -> Result<ServiceAllocator, StartError> {
+    let ranges: Result<Vec<Range>, _> = config
+        .service_cidr
+        .iter()
+        .map(|text| Range::parse(text))
+        .collect();
+    Ok(ServiceAllocator::new(ranges?))
+}
+
 /// What every write has to pass, in this order.
-fn admission_rules(auth: &Arc<Auth>) -> Vec<Box<dyn Admission>> {
+fn admission_rules(auth: &Arc<Auth>, services: ServiceAllocator) -> Vec<Box<dyn Admission>> {
     let mut rules: Vec<Box<dyn Admission>> = vec![Box::new(NamespaceLifecycle)];
     rules.extend(admission::rules(auth));
+    rules.push(Box::new(services));
     rules
 }

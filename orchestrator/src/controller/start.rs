@@ -4,11 +4,13 @@ use std::sync::Arc;
 
 use super::{
     apps::{deployment::DeploymentController, replicaset::ReplicaSetController},
+    batch::job::JobController,
     cluster::{
         garbage::GarbageCollector,
         namespace::NamespaceController,
         service_account::{RootCaPublisher, ServiceAccountController},
     },
+    network::endpoint_slice::EndpointSliceController,
     runtime::{Clock, Context, Queue, Runtime},
 };
 use crate::registry::Registry;
@@ -47,6 +49,12 @@ const ALL: &[Start] = &[
     }),
     ("deployment-controller", |r, c, _| {
         r.run(c, DeploymentController::new(c));
+    }),
+    ("endpointslice-controller", |r, c, _| {
+        r.run(c, EndpointSliceController::new(c));
+    }),
+    ("job-controller", |r, c, _| {
+        r.run(c, JobController::new(c));
     }),
     ("default-scheduler", |r, c, _| {
         r.spawn(crate::scheduler::run(c.clone()));

@@ -128,6 +128,13 @@ impl View {
             .map(|(_, set)| set)
     }
 
+    /// Pods that there are or will be: what was told to go may still be there.
+    fn occupied(&self) -> i64 {
+        let sets = self.sets.iter();
+        sets.map(|set| set.spec.replicas.max(set.status.replicas))
+            .sum()
+    }
+
     fn total(&self) -> i64 {
         self.sets.iter().map(|set| set.spec.replicas).sum()
     }
@@ -192,7 +199,7 @@ impl DeploymentController {
         self.ensure_new(view).await?;
         let bounds = view.deployment.bounds();
         if let Some(new) = view.new_set() {
-            let wanted = rollout::new_replicas(bounds, new.spec.replicas, view.total());
+            let wanted = rollout::new_replicas(bounds, new.spec.replicas, view.occupied());
             if wanted != new.spec.replicas {
                 return self
                     .scale(view, &[(new.metadata.name.clone(), wanted)])
@@ -323,7 +330,7 @@ impl DeploymentController {
         let collisions = deployment.status["collisionCount"].as_i64().unwrap_or(0);
         let hash = hash(&deployment.spec.template, collisions);
         let name = format!("{}-{hash}", deployment.metadata.name);
-        let replicas = rollout::new_replicas(deployment.bounds(), 0, view.total());
+        let replicas = rollout::new_replicas(deployment.bounds(), 0, view.occupied());
         let set = Self::set_to_be(view, &name, &hash, replicas);
         let namespace = &deployment.metadata.namespace;
         let made = self

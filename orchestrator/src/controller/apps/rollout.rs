@@ -98,7 +98,7 @@ impl Bounds {
 }
 
 /// How many pods the new ReplicaSet should have now; `total` is what all
-/// ReplicaSets together are told to have, the new one included.
+/// ReplicaSets together, the new one included, are told to have or still have.
 pub fn new_replicas(bounds: Bounds, new: i64, total: i64) -> i64 {
     if new >= bounds.replicas {
         return bounds.replicas;
@@ -167,8 +167,11 @@ pub fn proportional(bounds: Bounds, sets: &[Size], reported: i64) -> Vec<i64> {
         sizes[index] = (sizes[index] + share).max(0);
         shared += share;
     }
-    if let Some(&first) = order.first() {
-        sizes[first] = (sizes[first] + change - shared).max(0);
+    let mut left = bounds.most() - sizes.iter().sum::<i64>();
+    for &index in &order {
+        let size = (sizes[index] + left).max(0);
+        left -= size - sizes[index];
+        sizes[index] = size;
     }
     sizes
 }

@@ -84,6 +84,7 @@ struct Sim {
     pods: i64,
     available: i64,
     reported: i64,
+    reported_pods: i64,
 }
 
 impl Sim {
@@ -117,7 +118,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
 }
 
 fn roll(bounds: Bounds, sets: &mut [Sim; 3]) {
-    let total: i64 = sets.iter().map(|set| set.told).sum();
+    let total: i64 = sets.iter().map(|set| set.told.max(set.reported_pods)).sum();
     let wanted = new_replicas(bounds, sets[2].told, total);
     if wanted != sets[2].told {
         sets[2].told = wanted;
@@ -144,7 +145,7 @@ proptest! {
         let replicas = first + second;
         let percent = |n: i64| format!("{n}%");
         let bounds = rolling(replicas, &percent(surge), &percent(unavailable));
-        let healthy = |n| Sim { told: n, pods: n, available: n, reported: n };
+        let healthy = |n| Sim { told: n, pods: n, available: n, reported: n, reported_pods: n };
         let mut sets = [healthy(first), healthy(second), healthy(0)];
         let finish = [Step::Rollout, Step::Act(0), Step::Act(1), Step::Act(2), Step::Ready(2, 99),
             Step::Report(0), Step::Report(1), Step::Report(2)];
@@ -157,7 +158,10 @@ proptest! {
                 Step::Ready(set, count) => {
                     sets[set].available = (sets[set].available + count).min(sets[set].pods);
                 }
-                Step::Report(set) => sets[set].reported = sets[set].available,
+                Step::Report(set) => {
+                    sets[set].reported = sets[set].available;
+                    sets[set].reported_pods = sets[set].pods;
+                }
             }
             let pods: i64 = sets.iter().map(|set| set.pods.max(set.told)).sum();
             let available: i64 = sets.iter().map(|set| set.available.min(set.told)).sum();

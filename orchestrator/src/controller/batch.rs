@@ -1,0 +1,4 @@
+//! Controllers of work that ends.
+
+pub mod job;
+pub mod plan;

@@ -1,0 +1,5 @@
+//! Services: their addresses and ports, and the pods behind them.
+
+pub mod allocator;
+pub mod endpoint_slice;
+pub mod packing;

@@ -3,7 +3,10 @@
 use std::sync::Arc;
 
 use super::{
-    apps::{deployment::DeploymentController, replicaset::ReplicaSetController},
+    apps::{
+        daemonset::DaemonSetController, deployment::DeploymentController,
+        replicaset::ReplicaSetController, statefulset::StatefulSetController,
+    },
     batch::job::JobController,
     cluster::{
         garbage::GarbageCollector,
@@ -52,6 +55,12 @@ const ALL: &[Start] = &[
     }),
     ("endpointslice-controller", |r, c, _| {
         r.run(c, EndpointSliceController::new(c));
+    }),
+    ("daemonset-controller", |r, c, _| {
+        r.run(c, DaemonSetController::new(c));
+    }),
+    ("statefulset-controller", |r, c, _| {
+        r.run(c, StatefulSetController::new(c));
     }),
     ("job-controller", |r, c, _| {
         r.run(c, JobController::new(c));

@@ -125,6 +125,8 @@ pub struct PodSpec {
     pub hostname: String,
     /// Headless service that names it.
     pub subdomain: String,
+    /// Where it wants to be, as it is written.
+    pub affinity: Value,
 }
 
 /// Of a pod's reported state.

@@ -1,0 +1,421 @@
+//! Runs one pod of a template on every node that fits.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::Taint;
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use super::{
+    deployment::hash,
+    revision::{self, Revisions},
+    rollout::scaled,
+};
+use crate::{
+    cache::Selector,
+    controller::{
+        pods::{self, Claimer},
+        runtime::{
+            Again, Change, Clock, Context, Controller, Recorder, Source,
+            object::{self, Meta, Pod, decode, served},
+        },
+    },
+    registry::{Target, client::Client},
+    resource::Resource,
+    scheduler::{affinity::untolerated, filter::node_fits, node::NodeInfo, pod::PodInfo},
+    status::Status,
+};
+
+const NAME: &str = "daemonset-controller";
+/// Label with the revision that a pod was made of.
+const HASH: &str = "controller-revision-hash";
+
+/// The controller.
+#[derive(Debug)]
+pub struct DaemonSetController {
+    client: Client,
+    clock: Clock,
+    recorder: Recorder,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+struct DaemonSet {
+    metadata: Meta,
+    spec: Spec,
+    #[serde(default)]
+    status: Value,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct Spec {
+    selector: Value,
+    template: Value,
+    update_strategy: Value,
+    min_ready_seconds: i64,
+    revision_history_limit: Option<i64>,
+}
+
+/// The resource.
+pub fn resource() -> &'static Resource {
+    served("apps", "daemonsets")
+}
+
+/// What every daemon's pod tolerates, so that it stays where others go.
+const TOLERATED: [(&str, &str); 7] = [
+    ("node.kubernetes.io/not-ready", "NoExecute"),
+    ("node.kubernetes.io/unreachable", "NoExecute"),
+    ("node.kubernetes.io/disk-pressure", "NoSchedule"),
+    ("node.kubernetes.io/memory-pressure", "NoSchedule"),
+    ("node.kubernetes.io/pid-pressure", "NoSchedule"),
+    ("node.kubernetes.io/unschedulable", "NoSchedule"),
+    ("node.kubernetes.io/network-unavailable", "NoSchedule"),
+];
+
+/// The pod for a node.
+fn pod_for(set: &DaemonSet, hash: &str, node: &str) -> Value {
+    let mut pod = pods::from_template(&set.spec.template, resource(), &set.metadata);
+    pod["metadata"]["generateName"] = pods::name_prefix(&set.metadata.name).into();
+    pod["metadata"]["labels"][HASH] = hash.into();
+    let spec = &mut pod["spec"];
+    let host_network = spec["hostNetwork"] == true;
+    let mut tolerations = spec["tolerations"].as_array().cloned().unwrap_or_default();
+    for (key, effect) in TOLERATED {
+        if key.ends_with("network-unavailable") && !host_network {
+            continue;
+        }
+        let toleration = json!({"key": key, "operator": "Exists", "effect": effect});
+        if !tolerations.contains(&toleration) {
+            tolerations.push(toleration);
+        }
+    }
+    spec["tolerations"] = tolerations.into();
+    let field = json!([{"key": "metadata.name", "operator": "In", "values": [node]}]);
+    let required =
+        &mut spec["affinity"]["nodeAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"];
+    let mut terms = required["nodeSelectorTerms"]
+        .as_array()
+        .cloned()
+        .unwrap_or_default();
+    if terms.is_empty() {
+        terms.push(json!({}));
+    }
+    for term in &mut terms {
+        term["matchFields"] = field.clone();
+    }
+    required["nodeSelectorTerms"] = terms.into();
+    pod
+}
+
+/// Whether a daemon should be started on a node, and whether one may stay.
+fn fits(pod: &PodInfo, node: &NodeInfo) -> (bool, bool) {
+    if !node_fits(pod, node) {
+        return (false, false);
+    }
+    let intolerable = |effects: &[&str]| untolerated(&node.taints, &pod.tolerations, effects);
+    let start: Option<&Taint> = intolerable(&["NoSchedule", "NoExecute"]);
+    (start.is_none(), intolerable(&["NoExecute"]).is_none())
+}
+
+/// What to do, given nodes and pods.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Plan {
+    /// Nodes that need a pod.
+    start: Vec<String>,
+    /// Names of pods that go.
+    stop: Vec<String>,
+}
+
+/// One node as the plan sees it.
+#[derive(Clone, Copy, Debug)]
+struct Place {
+    start: bool,
+    stay: bool,
+}
+
+/// Decides which pods come and go, updates aside. Pure.
+fn plan(places: &BTreeMap<String, Place>, pods: &BTreeMap<String, Vec<&Pod>>) -> Plan {
+    let mut plan = Plan::default();
+    for (node, place) in places {
+        let there = pods.get(node).map(Vec::as_slice).unwrap_or_default();
+        let over = there
+            .iter()
+            .filter(|pod| pod.is_over() && !pod.metadata.deleting());
+        plan.stop.extend(over.map(|pod| pod.metadata.name.clone()));
+        let mut active: Vec<&&Pod> = there.iter().filter(|pod| pod.is_active()).collect();
+        if !place.stay {
+            plan.stop
+                .extend(active.iter().map(|pod| pod.metadata.name.clone()));
+        } else if there.is_empty() && place.start {
+            plan.start.push(node.clone());
+        } else if active.len() > 1 {
+            // The oldest stays.
+            active.sort_by_key(|pod| (pod.metadata.born(), &pod.metadata.name));
+            plan.stop
+                .extend(active.iter().skip(1).map(|pod| pod.metadata.name.clone()));
+        }
+    }
+    plan
+}
+
+/// Old pods that an update takes down now: those that serve nobody, and as
+/// many others as may be missing at a time. Pure.
+fn replaced(
+    pods: &[&Pod],
+    hash: &str,
+    wanted: usize,
+    unavailable: i64,
+    ready: i64,
+    now: Timestamp,
+) -> Vec<String> {
+    let current = |pod: &&&Pod| pod.metadata.labels.get(HASH).is_some_and(|h| h == hash);
+    let serves = |pod: &Pod| pod.is_active() && pod.is_available(ready, now);
+    let serving = pods.iter().filter(|pod| serves(pod)).count();
+    let mut budget =
+        unavailable - i64::try_from(wanted.saturating_sub(serving)).unwrap_or(i64::MAX);
+    let mut gone = Vec::new();
+    for pod in pods.iter().filter(|pod| !current(pod) && pod.is_active()) {
+        if !serves(pod) {
+            gone.push(pod.metadata.name.clone());
+        } else if budget > 0 {
+            budget -= 1;
+            gone.push(pod.metadata.name.clone());
+        }
+    }
+    gone
+}
+
+impl DaemonSetController {
+    /// Over its context.
+    pub fn new(context: &Context) -> Self {
+        Self {
+            client: context.client.clone(),
+            clock: context.clock.clone(),
+            recorder: context.recorder.clone(),
+        }
+    }
+
+    fn places(&self, set: &DaemonSet, hash: &str) -> Result<BTreeMap<String, Place>, Status> {
+        let mut places = BTreeMap::new();
+        for entry in object::list(&self.client, served("", "nodes"), "")? {
+            let node = NodeInfo::of(&entry).map_err(|error| Status::internal(error.to_string()))?;
+            let mut pod = pod_for(set, hash, &node.name);
+            pod["metadata"]["name"] = "daemon".into();
+            let pod =
+                PodInfo::from_value(&pod).map_err(|error| Status::internal(error.to_string()))?;
+            let (start, stay) = fits(&pod, &node);
+            places.insert(node.name, Place { start, stay });
+        }
+        Ok(places)
+    }
+
+    async fn claim(&self, set: &DaemonSet) -> Result<Vec<Pod>, Status> {
+        let selector = Selector::from_object(&set.spec.selector);
+        let claimer = Claimer {
+            client: &self.client,
+            resource: resource(),
+            owner: &set.metadata,
+            selector: &selector,
+        };
+        pods::decode_all(&claimer.claim(served("", "pods")).await?)
+    }
+
+    async fn apply(
+        &self,
+        set: &DaemonSet,
+        plan: &Plan,
+        all: &[Pod],
+        hash: &str,
+    ) -> Result<(), Status> {
+        let going: BTreeSet<&String> = plan.stop.iter().collect();
+        pods::delete(
+            &self.client,
+            all.iter().filter(|pod| going.contains(&pod.metadata.name)),
+        )
+        .await?;
+        let (_, failure) = pods::slow_start(plan.start.len().min(pods::BURST), |turn| {
+            let pod = pod_for(set, hash, plan.start.get(turn).map_or("", |node| node));
+            let (client, recorder) = (self.client.clone(), self.recorder.clone());
+            let about = set.metadata.clone();
+            async move {
+                let made = client
+                    .create_value(served("", "pods"), &about.namespace, pod)
+                    .await?;
+                let name = made.value()["metadata"]["name"].clone();
+                let text = format!("Created pod: {}", name.as_str().unwrap_or_default());
+                recorder.normal(NAME, resource(), &about, "SuccessfulCreate", text);
+                Ok(())
+            }
+        })
+        .await;
+        match failure {
+            Some(status) if !super::replicaset::is_ending(&status) => Err(status),
+            _ => Ok(()),
+        }
+    }
+
+    async fn report(
+        &self,
+        set: &DaemonSet,
+        places: &BTreeMap<String, Place>,
+        pods: &[Pod],
+        hash: &str,
+    ) -> Result<(), Status> {
+        let now = self.clock.now();
+        let number = |count: usize| Value::from(count);
+        let on = |pod: &&Pod, start: bool| {
+            let place = places.get(node_of(pod).unwrap_or_default());
+            place.is_some_and(|place| place.start) == start && pod.is_active()
+        };
+        let placed: Vec<&Pod> = pods.iter().filter(|pod| on(pod, true)).collect();
+        let nodes = |test: &dyn Fn(&&&Pod) -> bool| -> usize {
+            let nodes: BTreeSet<_> = placed
+                .iter()
+                .filter(|p| test(p))
+                .filter_map(|p| node_of(p))
+                .collect();
+            nodes.len()
+        };
+        let desired = places.values().filter(|place| place.start).count();
+        let available = nodes(&|pod| pod.is_available(set.spec.min_ready_seconds, now));
+        let mut status = json!({
+            "desiredNumberScheduled": desired,
+            "currentNumberScheduled": nodes(&|_| true),
+            "numberMisscheduled": pods.iter().filter(|pod| on(pod, false)).count(),
+            "numberReady": nodes(&|pod| pod.is_ready()),
+            "observedGeneration": set.metadata.generation,
+        });
+        for (field, count) in [
+            (
+                "updatedNumberScheduled",
+                nodes(&|pod| pod.metadata.labels.get(HASH).is_some_and(|h| h == hash)),
+            ),
+            ("numberAvailable", available),
+            ("numberUnavailable", desired.saturating_sub(available)),
+        ] {
+            if count > 0 {
+                status[field] = number(count);
+            }
+        }
+        if status == set.status {
+            return Ok(());
+        }
+        let target = Target {
+            subresource: "status",
+            ..Target::object(resource(), &set.metadata.namespace, &set.metadata.name)
+        };
+        let change = |current: &Value| {
+            let mut new = current.clone();
+            new["status"] = status.clone();
+            Ok(new)
+        };
+        self.client.change(target, &change).await.map(drop)
+    }
+}
+
+/// The node that a pod is on, or is meant for.
+fn node_of(pod: &Pod) -> Option<&str> {
+    if !pod.spec.node_name.is_empty() {
+        return Some(&pod.spec.node_name);
+    }
+    let required =
+        &pod.spec.affinity["nodeAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"];
+    required["nodeSelectorTerms"][0]["matchFields"][0]["values"][0].as_str()
+}
+
+impl Controller for DaemonSetController {
+    fn name(&self) -> &'static str {
+        NAME
+    }
+
+    fn sources(&self) -> Vec<Source> {
+        let (pods, nodes) = (self.client.clone(), self.client.clone());
+        vec![
+            Source::own(resource()),
+            Source::new(served("", "pods"), move |change| {
+                super::replicaset::owners_of_pod(&pods, resource(), change)
+            }),
+            Source::new(served("", "nodes"), move |change| {
+                if !node_matters(change) {
+                    return Vec::new();
+                }
+                let all = object::list(&nodes, resource(), "").unwrap_or_default();
+                all.iter()
+                    .map(|set| std::sync::Arc::clone(&set.key))
+                    .collect()
+            }),
+        ]
+    }
+
+    async fn reconcile(&self, key: &str) -> Result<Again, Status> {
+        let Some(entry) = self.client.cache_of(resource()).get(key) else {
+            return Ok(None);
+        };
+        let set: DaemonSet = decode(&entry)?;
+        if Selector::from_object(&set.spec.selector).is_everything() || set.metadata.deleting() {
+            return Ok(None);
+        }
+        let revisions = Revisions {
+            client: &self.client,
+            resource: resource(),
+            owner: &set.metadata,
+            selector: &set.spec.selector,
+        };
+        let hash = hash(&set.spec.template, 0);
+        revisions
+            .ensure(&revision::data(&set.spec.template), &hash)
+            .await?;
+        let places = self.places(&set, &hash)?;
+        let all = self.claim(&set).await?;
+        let mut by_node: BTreeMap<String, Vec<&Pod>> = BTreeMap::new();
+        for pod in &all {
+            by_node
+                .entry(node_of(pod).unwrap_or_default().to_owned())
+                .or_default()
+                .push(pod);
+        }
+        let mut plan = plan(&places, &by_node);
+        let wanted = places.values().filter(|place| place.start).count();
+        if set.spec.update_strategy["type"] != "OnDelete" {
+            let limit = &set.spec.update_strategy["rollingUpdate"]["maxUnavailable"];
+            let number = i64::try_from(wanted).unwrap_or(i64::MAX);
+            let unavailable = scaled(limit, number, true).unwrap_or(1).max(1);
+            let pods: Vec<&Pod> = all.iter().collect();
+            let now = self.clock.now();
+            let old = replaced(
+                &pods,
+                &hash,
+                wanted,
+                unavailable,
+                set.spec.min_ready_seconds,
+                now,
+            );
+            plan.stop.extend(old);
+        }
+        self.apply(&set, &plan, &all, &hash).await?;
+        let all = self.claim(&set).await?;
+        self.report(&set, &places, &all, &hash).await?;
+        revisions
+            .clean(set.spec.revision_history_limit.unwrap_or(10), &hash, &all)
+            .await?;
+        Ok(super::replicaset::next_available(
+            &all,
+            set.spec.min_ready_seconds,
+            self.clock.now(),
+        ))
+    }
+}
+
+/// Whether a node's change may bring or end daemons; heartbeats do not.
+fn node_matters(change: &Change<'_>) -> bool {
+    let Some(previous) = change.previous.filter(|_| !change.deleted) else {
+        return true;
+    };
+    let read = |entry| {
+        NodeInfo::of(entry)
+            .ok()
+            .map(|n| (n.labels, n.taints, n.unschedulable))
+    };
+    read(previous) != read(change.entry)
+}

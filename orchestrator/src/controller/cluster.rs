@@ -2,4 +2,6 @@
 
 pub mod garbage;
 pub mod namespace;
+pub mod node;
+pub mod pod_gc;
 pub mod service_account;

@@ -11,6 +11,8 @@ use super::{
     cluster::{
         garbage::GarbageCollector,
         namespace::NamespaceController,
+        node::NodeController,
+        pod_gc::PodGarbageCollector,
         service_account::{RootCaPublisher, ServiceAccountController},
     },
     network::endpoint_slice::EndpointSliceController,
@@ -61,6 +63,12 @@ const ALL: &[Start] = &[
     }),
     ("statefulset-controller", |r, c, _| {
         r.run(c, StatefulSetController::new(c));
+    }),
+    ("node-controller", |r, c, _| {
+        r.run(c, NodeController::new(c));
+    }),
+    ("pod-garbage-collector", |r, c, _| {
+        r.run(c, PodGarbageCollector::new(c));
     }),
     ("job-controller", |r, c, _| {
         r.run(c, JobController::new(c));

@@ -1,4 +1,4 @@
-//! ControllerRevisions: the past templates of DaemonSets and StatefulSets.
+//! `ControllerRevisions`: the past templates of DaemonSets and StatefulSets.
 
 use serde_json::{Value, json};
 

@@ -76,6 +76,7 @@ struct Order {
 }
 
 /// One pod as the ordering sees it.
+#[expect(clippy::struct_excessive_bools, reason = "four independent facts")]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Seat {
     /// Running, ready for long enough, not on its way out.

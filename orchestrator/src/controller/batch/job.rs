@@ -438,50 +438,38 @@ impl JobController {
         }
     }
 
-    /// A Job that is under way.
-    async fn advance(&self, view: &mut View, rule: Option<String>) -> Result<Again, Status> {
-        let job = &view.job;
-        let now = stamp(view.now);
-        let suspended = job.spec.suspend;
-        if view.status["startTime"].is_null() && !suspended {
-            view.status["startTime"] = now.clone().into();
-        }
+    /// Why a Job that is under way must end now: whether well, reason, message.
+    fn verdict(view: &View, rule: Option<String>) -> Option<(bool, String, String)> {
         if let Some(why) = rule {
-            return self
-                .finish(view, false, "PodFailurePolicy", &why)
-                .await
-                .map(|()| None);
+            return Some((false, "PodFailurePolicy".to_owned(), why));
         }
-        let started = view.status["startTime"]
-            .as_str()
-            .and_then(|t| t.parse::<Timestamp>().ok());
-        let deadline = job
-            .spec
-            .active_deadline_seconds
-            .zip(started)
-            .filter(|_| !suspended);
-        let left =
-            deadline.map(|(seconds, from)| from.as_second() + seconds - view.now.as_second());
-        if left.is_some_and(|left| left <= 0) {
-            let text = "Job was active longer than specified deadline";
-            return self
-                .finish(view, false, "DeadlineExceeded", text)
-                .await
-                .map(|()| None);
+        if deadline_left(view).is_some_and(|left| left <= 0) {
+            let text = "Job was active longer than specified deadline".to_owned();
+            return Some((false, "DeadlineExceeded".to_owned(), text));
         }
         let early = condition(&view.status, "SuccessCriteriaMet")
-            .or(condition(&view.status, "FailureTarget"));
-        if let Some(early) = early.cloned() {
-            let text = |field: &str| early[field].as_str().unwrap_or_default().to_owned();
-            let good = early["type"] == "SuccessCriteriaMet";
+            .or(condition(&view.status, "FailureTarget"))?;
+        let text = |field: &str| early[field].as_str().unwrap_or_default().to_owned();
+        Some((
+            early["type"] == "SuccessCriteriaMet",
+            text("reason"),
+            text("message"),
+        ))
+    }
+
+    /// A Job that is under way.
+    async fn advance(&self, view: &mut View, rule: Option<String>) -> Result<Again, Status> {
+        if view.status["startTime"].is_null() && !view.job.spec.suspend {
+            view.status["startTime"] = stamp(view.now).into();
+        }
+        if let Some((good, reason, message)) = Self::verdict(view, rule) {
             return self
-                .finish(view, good, &text("reason"), &text("message"))
+                .finish(view, good, &reason, &message)
                 .await
                 .map(|()| None);
         }
-        let mut again = left
-            .and_then(|left| u64::try_from(left).ok())
-            .map(Duration::from_secs);
+        let left = deadline_left(view).and_then(|left| u64::try_from(left).ok());
+        let mut again = left.map(Duration::from_secs);
         match plan::next(view.wanted(), &view.progress()) {
             Step::Complete => {
                 let text = "Reached expected number of succeeded pods";
@@ -502,24 +490,32 @@ impl JobController {
                 let mut surplus: Vec<Pod> = view.active().cloned().collect();
                 pods::sort_for_deletion(&mut surplus, &pods::Crowd::new());
                 pods::delete(&self.client, surplus.iter().take(number)).await?;
-                if suspended {
+                if view.job.spec.suspend {
                     view.status["startTime"] = Value::Null;
                 }
             }
             Step::Wait => {}
         }
-        let reason = if suspended {
+        self.note(view).await?;
+        Ok(again)
+    }
+
+    /// Writes how many pods there are now.
+    async fn note(&self, view: &mut View) -> Result<(), Status> {
+        let suspended = view.job.spec.suspend;
+        let (reason, message) = if suspended {
             ("JobSuspended", "Job suspended")
         } else {
             ("JobResumed", "Job resumed")
         };
         if suspended || condition(&view.status, "Suspended").is_some() {
+            let now = stamp(view.now);
             set_condition(
                 &mut view.status,
                 "Suspended",
                 suspended,
-                reason.0,
-                reason.1,
+                reason,
+                message,
                 &now,
             );
         }
@@ -528,13 +524,12 @@ impl JobController {
         let leaving = view
             .pods
             .iter()
-            .filter(|pod| pod.metadata.deleting() && !pod.is_over())
-            .count();
+            .filter(|pod| pod.metadata.deleting() && !pod.is_over());
+        let leaving = leaving.count();
         view.status["active"] = view.active().count().into();
         view.status["ready"] = ready.into();
         view.status["terminating"] = leaving.into();
-        self.write(view).await?;
-        Ok(again)
+        self.write(view).await
     }
 
     /// How long new pods wait after failures.
@@ -558,6 +553,14 @@ impl JobController {
         let last = bad.iter().max().copied()?;
         plan::backoff(i64::try_from(bad.len()).unwrap_or(i64::MAX), last, view.now)
     }
+}
+
+/// Seconds until the Job's deadline, if it has one that runs.
+fn deadline_left(view: &View) -> Option<i64> {
+    let seconds = view.job.spec.active_deadline_seconds?;
+    let started: Timestamp = view.status["startTime"].as_str()?.parse().ok()?;
+    let left = started.as_second() + seconds - view.now.as_second();
+    (!view.job.spec.suspend).then_some(left)
 }
 
 /// A pod of a Job.

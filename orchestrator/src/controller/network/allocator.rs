@@ -363,13 +363,12 @@ impl Turn<'_> {
             self.wanted_address(index, text.as_str().unwrap_or_default());
         }
         for family in families.iter().skip(list.len()) {
-            match self.free_address(family) {
-                Some(address) => list.push(address.to_string().into()),
-                None => {
-                    let why = "failed to allocate IP: range is full";
-                    self.causes
-                        .push(Cause::invalid("spec.clusterIPs", &json!(list), why));
-                }
+            if let Some(address) = self.free_address(family) {
+                list.push(address.to_string().into());
+            } else {
+                let why = "failed to allocate IP: range is full";
+                self.causes
+                    .push(Cause::invalid("spec.clusterIPs", &json!(list), why));
             }
         }
         if self.causes.is_empty() {

@@ -72,7 +72,8 @@ struct Container {
 #[serde(rename_all = "camelCase", default)]
 struct Port {
     name: String,
-    container_port: i64,
+    #[serde(rename = "containerPort")]
+    number: i64,
     protocol: String,
 }
 
@@ -103,7 +104,7 @@ fn ports_on(service: &Value, pod: &Backend) -> Vec<Value> {
             p.name == name
                 && (p.protocol == protocol || (p.protocol.is_empty() && protocol == "TCP"))
         });
-        fitting.next().map(|port| port.container_port)
+        fitting.next().map(|port| port.number)
     };
     let mut ports = Vec::new();
     for port in service["spec"]["ports"].as_array().into_iter().flatten() {

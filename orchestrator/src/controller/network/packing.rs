@@ -110,7 +110,7 @@ mod tests {
 
     type Slices = Vec<Packed<u8>>;
 
-    fn apply(existing: Slices, plan: Plan<u8>) -> Slices {
+    fn apply(existing: Slices, plan: Plan<u8>, turn: usize) -> Slices {
         let mut slices = existing;
         slices.retain(|slice| !plan.delete.contains(slice.name.as_ref().unwrap()));
         for update in plan.update {
@@ -121,7 +121,7 @@ mod tests {
             *old = update;
         }
         for (index, mut slice) in plan.create.into_iter().enumerate() {
-            slice.name = Some(format!("new-{index}-{}", slices.len()));
+            slice.name = Some(format!("slice-{turn}-{index}"));
             slices.push(slice);
         }
         slices
@@ -143,7 +143,7 @@ mod tests {
         #[test]
         fn slices_follow_the_endpoints_with_little_churn(steps in sets(), most in 1..12_usize) {
             let mut slices: Slices = Vec::new();
-            for step in steps {
+            for (turn, step) in steps.into_iter().enumerate() {
                 let wanted = endpoints(&step);
                 let plan = pack(slices.clone(), wanted.clone(), most);
                 let again = plan.update.len() + plan.create.len() + plan.delete.len();
@@ -152,7 +152,7 @@ mod tests {
                 let held: usize = slices.iter().map(|s| s.endpoints.len()).sum();
                 let added = wanted.keys().filter(|k| !slices.iter().any(|s| s.endpoints.contains_key(*k))).count();
                 prop_assert!(again <= changed + added.div_ceil(most) + usize::from(added > 0), "{again} writes for {changed} changed of {held} and {added} added");
-                slices = apply(slices, plan);
+                slices = apply(slices, plan, turn);
                 let mut found = BTreeMap::new();
                 for slice in &slices {
                     prop_assert!(!slice.endpoints.is_empty() && slice.endpoints.len() <= most);

@@ -29,20 +29,20 @@ fn pods_are_given_up_in_upstreams_order() {
         pod("unscheduled", |p| p["spec"]["nodeName"] = json!("")),
         pod("pending", |p| p["status"]["phase"] = json!("Pending")),
         pod("unready", |p| {
-            p["status"]["conditions"][0]["status"] = json!("False")
+            p["status"]["conditions"][0]["status"] = json!("False");
         }),
         pod("cheap", |p| {
-            p["metadata"]["annotations"][COST] = json!("-5")
+            p["metadata"]["annotations"][COST] = json!("-5");
         }),
         pod("crowded", |p| p["spec"]["nodeName"] = json!("n2")),
         pod("ready-lately", |p| {
             p["status"]["conditions"][0]["lastTransitionTime"] = json!("2026-01-01T00:09:00Z");
         }),
         pod("restarted", |p| {
-            p["status"]["containerStatuses"] = json!([{"restartCount": 3}])
+            p["status"]["containerStatuses"] = json!([{"restartCount": 3}]);
         }),
         pod("young", |p| {
-            p["metadata"]["creationTimestamp"] = json!("2026-01-01T00:00:05Z")
+            p["metadata"]["creationTimestamp"] = json!("2026-01-01T00:00:05Z");
         }),
         pod("old", |_| {}),
         pod("dear", |p| p["metadata"]["annotations"][COST] = json!("7")),

@@ -286,7 +286,7 @@ mod tests {
         clock.advance(Duration::from_secs(3));
         let key = queue.next().await;
         queue.done(&key, None);
-        clock.advance(Duration::from_secs(60));
+        clock.advance(Duration::from_mins(1));
         assert!(idle(&queue).await);
     }
 

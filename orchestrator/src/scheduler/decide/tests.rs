@@ -59,10 +59,10 @@ fn a_refusal_counts_the_nodes_of_every_reason() {
                 n["spec"]["taints"] = json!([{"key": "k", "value": "v", "effect": "NoSchedule"}]);
             }),
             node("small-1", |n| {
-                n["status"]["allocatable"]["cpu"] = json!("1")
+                n["status"]["allocatable"]["cpu"] = json!("1");
             }),
             node("small-2", |n| {
-                n["status"]["allocatable"]["cpu"] = json!("1")
+                n["status"]["allocatable"]["cpu"] = json!("1");
             }),
             node("full", |n| n["status"]["allocatable"]["pods"] = json!("0")),
         ],

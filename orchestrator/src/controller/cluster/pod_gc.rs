@@ -1,0 +1,194 @@
+//! Ends pods that nobody ends: those of nodes that are gone, and ended ones
+//! beyond a bound.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use jiff::Timestamp;
+use serde_json::{Value, json};
+
+use crate::{
+    cache::Entry,
+    controller::runtime::{
+        Again, Clock, Context, Controller, Source, later,
+        object::{self, Pod, decode, served},
+        stamp,
+    },
+    registry::{DeleteOptions, Target, client::Client},
+    status::Status,
+};
+
+/// How long a node may be gone before its pods go.
+const QUARANTINE: Duration = Duration::from_secs(40);
+/// Ended pods that are kept, as upstream's default.
+const ENDED_MAX: usize = 12_500;
+/// Key of the look at ended pods; no node has such a name.
+const ENDED: &str = "/ended";
+
+/// The controller.
+#[derive(Debug)]
+pub struct PodGarbageCollector {
+    client: Client,
+    clock: Clock,
+    /// Since when nodes have been gone. One per name that pods mention.
+    gone: Mutex<HashMap<String, Timestamp>>,
+}
+
+impl PodGarbageCollector {
+    /// Over its context.
+    pub fn new(context: &Context) -> Self {
+        Self {
+            client: context.client.clone(),
+            clock: context.clock.clone(),
+            gone: Mutex::default(),
+        }
+    }
+
+    async fn end(&self, entry: &Entry) -> Result<(), Status> {
+        let pod: Pod = decode(entry)?;
+        let pods = served("", "pods");
+        let now = stamp(self.clock.now());
+        if !pod.is_over() {
+            let change = |current: &Value| {
+                let mut new = current.clone();
+                new["status"]["phase"] = "Failed".into();
+                let mut list = current["status"]["conditions"]
+                    .as_array()
+                    .cloned()
+                    .unwrap_or_default();
+                list.retain(|c| c["type"] != "DisruptionTarget");
+                list.push(json!({
+                    "type": "DisruptionTarget",
+                    "status": "True",
+                    "reason": "DeletionByPodGC",
+                    "message": "PodGC: node no longer exists",
+                    "lastTransitionTime": now,
+                }));
+                new["status"]["conditions"] = list.into();
+                Ok(new)
+            };
+            let target = Target {
+                subresource: "status",
+                ..Target::object(pods, entry.namespace(), entry.name())
+            };
+            self.client.change(target, &change).await?;
+        }
+        let options = DeleteOptions::now().only(&entry.uid);
+        let deleted = self
+            .client
+            .delete_of(pods, entry.namespace(), entry.name(), &options)
+            .await;
+        match deleted {
+            Err(status) if !status.is("NotFound") => Err(status),
+            _ => Ok(()),
+        }
+    }
+
+    async fn end_surplus(&self) -> Result<(), Status> {
+        let mut ended = Vec::new();
+        for entry in object::list(&self.client, served("", "pods"), "")? {
+            let over = entry
+                .fields
+                .iter()
+                .any(|field| matches!(&**field, "Succeeded" | "Failed"));
+            if over {
+                ended.push((decode::<Pod>(&entry)?.metadata.born(), entry));
+            }
+        }
+        let surplus = ended.len().saturating_sub(ENDED_MAX);
+        ended.sort_by_key(|(born, _)| *born);
+        for (_, entry) in ended.iter().take(surplus) {
+            self.end(entry).await?;
+        }
+        Ok(())
+    }
+}
+
+impl Controller for PodGarbageCollector {
+    fn name(&self) -> &'static str {
+        "pod-garbage-collector"
+    }
+
+    fn workers(&self) -> usize {
+        1
+    }
+
+    fn sources(&self) -> Vec<Source> {
+        let client = self.client.clone();
+        vec![
+            Source::new(served("", "nodes"), |change| {
+                change
+                    .deleted
+                    .then(|| Arc::clone(&change.entry.key))
+                    .into_iter()
+                    .collect()
+            }),
+            Source::new(served("", "pods"), move |change| {
+                let node = change.entry.fields.first().map_or("", |node| node);
+                let lost = !change.deleted
+                    && !node.is_empty()
+                    && client.cache_of(served("", "nodes")).get(node).is_none();
+                let ended = |entry: &Entry| {
+                    entry
+                        .fields
+                        .iter()
+                        .any(|field| matches!(&**field, "Succeeded" | "Failed"))
+                };
+                let newly =
+                    !change.deleted && ended(change.entry) && !change.previous.is_some_and(ended);
+                lost.then(|| node.into())
+                    .into_iter()
+                    .chain(newly.then(|| ENDED.into()))
+                    .collect()
+            }),
+        ]
+    }
+
+    async fn reconcile(&self, node: &str) -> Result<Again, Status> {
+        if node == ENDED {
+            let over = |entry: &&Arc<Entry>| {
+                entry
+                    .fields
+                    .iter()
+                    .any(|f| matches!(&**f, "Succeeded" | "Failed"))
+            };
+            let all = object::list(&self.client, served("", "pods"), "")?;
+            if all.iter().filter(over).count() > ENDED_MAX {
+                self.end_surplus().await?;
+            }
+            return Ok(None);
+        }
+        if self
+            .client
+            .cache_of(served("", "nodes"))
+            .get(node)
+            .is_some()
+        {
+            self.gone.lock().expect("no holder panics").remove(node);
+            return Ok(None);
+        }
+        let now = self.clock.now();
+        let since = *self
+            .gone
+            .lock()
+            .expect("no holder panics")
+            .entry(node.to_owned())
+            .or_insert(now);
+        let left = later(since, QUARANTINE).duration_since(now);
+        if let Ok(left) = Duration::try_from(left)
+            && !left.is_zero()
+        {
+            return Ok(Some(left));
+        }
+        for entry in object::list(&self.client, served("", "pods"), "")? {
+            if entry.fields.first().is_some_and(|field| &**field == node) {
+                self.end(&entry).await?;
+            }
+        }
+        self.gone.lock().expect("no holder panics").remove(node);
+        Ok(None)
+    }
+}

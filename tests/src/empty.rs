@@ -5,7 +5,7 @@
 use std::fs::File;
 use std::os::fd::{AsRawFd, FromRawFd};
 
-/// `BPF_PROG_LOAD` of union bpf_attr (include/uapi/linux/bpf.h).
+/// `BPF_PROG_LOAD` of `union bpf_attr` (include/uapi/linux/bpf.h).
 #[repr(C)]
 struct Load {
     kind: u32,
@@ -15,7 +15,7 @@ struct Load {
     rest: [u8; 120],
 }
 
-/// `BPF_PROG_TEST_RUN` of union bpf_attr.
+/// `BPF_PROG_TEST_RUN` of `union bpf_attr`.
 #[repr(C)]
 #[derive(Default)]
 struct Run {

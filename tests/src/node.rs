@@ -17,7 +17,7 @@ use crate::process::{Process, program};
 use crate::wait;
 
 /// How long the daemon may take to start, or to put a change into force.
-pub const SOON: Duration = Duration::from_secs(60);
+pub const SOON: Duration = Duration::from_mins(1);
 
 /// A node. What it made is removed on drop, pods first.
 #[derive(Debug)]

@@ -84,8 +84,8 @@ fn policy_name(index: u64) -> ObjectName {
 #[test]
 fn a_pod_whose_policies_do_not_fit_is_closed_until_they_do() {
     let mut compiler = Compiler::new(NODE);
-    let odd = (0..32_768_u32).map(|i| u16::try_from(2 * i + 1).unwrap());
-    let even = (1..32_768_u32).map(|i| u16::try_from(2 * i).unwrap());
+    let odd = (0..abi::bound::POLICY_PORTS / 2).map(|i| u16::try_from(2 * i + 1).unwrap());
+    let even = (1..abi::bound::POLICY_PORTS / 2).map(|i| u16::try_from(2 * i).unwrap());
     let update = compiler.update(pod_with_ports(0, odd));
     assert!(!update.again && compiler.problems().is_empty());
     compiler.update(pod_with_ports(1, even));

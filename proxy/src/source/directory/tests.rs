@@ -1,3 +1,5 @@
+//! Files come, change, break and go; the source keeps what it can read.
+
 use std::fs;
 use std::sync::atomic::{AtomicU32, Ordering};
 

@@ -323,7 +323,7 @@ pub mod flow {
     pub const OPENED_BY_HIGH: u8 = 1;
     /// Packets to the opener leave with `service:service_port` as source.
     pub const NAT: u8 = 2;
-    /// The pod reaches itself: its own address was replaced by the gateway's.
+    /// The pod reaches itself: its own address was replaced by [`crate::addr::Addr::MIRROR`].
     pub const HAIRPIN: u8 = 4;
 }
 

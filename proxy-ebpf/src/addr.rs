@@ -136,9 +136,12 @@ pub trait Addr: Copy + Eq + Default + 'static {
     const V6: bool;
     /// The all-zero address, which stands for "none".
     const ZERO: Self;
-    /// The gateway every pod has: link-local, the same on each node. It is
-    /// also the source of a pod's packets to itself through a Service.
+    /// The gateway every pod has: link-local, the same on each node.
     const GATEWAY: Self;
+    /// What a pod that reaches itself through a Service sees as the client.
+    /// For IPv6 not the gateway: to a link-local address a pod would answer
+    /// from one of its own, not from the address it was asked at.
+    const MIRROR: Self;
 
     /// A total order over addresses; which one does not matter.
     fn before(&self, other: &Self) -> bool;
@@ -154,6 +157,7 @@ impl Addr for V4 {
     const V6: bool = false;
     const ZERO: Self = Self(0);
     const GATEWAY: Self = Self::new([169, 254, 1, 1]);
+    const MIRROR: Self = Self::GATEWAY;
 
     #[inline(always)]
     fn before(&self, other: &Self) -> bool {
@@ -180,6 +184,7 @@ impl Addr for V6 {
     const V6: bool = true;
     const ZERO: Self = Self([0; 4]);
     const GATEWAY: Self = Self::new([0xfe, 0x80, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1]);
+    const MIRROR: Self = Self::new([0xfd, 0xfa, 0x1e, 0xad, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1]);
 
     #[inline(always)]
     fn before(&self, other: &Self) -> bool {

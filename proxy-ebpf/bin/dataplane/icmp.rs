@@ -98,8 +98,8 @@ fn translate_error_to_service<A: Pod>(
     if trace.translated.dst == trace.quoted.tuple.src {
         trace.translated.dst = trace.inner.src;
     }
-    if trace.inner.dst == A::GATEWAY {
-        trace.translated.src = A::GATEWAY;
+    if trace.inner.dst == A::MIRROR {
+        trace.translated.src = A::MIRROR;
     }
     rewrite_quoted(
         ctx,

@@ -234,7 +234,7 @@ fn send<A: Pod>(
     let involved = trace.src.is_isolated()
         || trace.dst.is_isolated()
         || (trace.dst.slot != 0 && maps::is_nat_client(trace.dst.slot))
-        || (dst == A::GATEWAY && maps::is_nat_client(slot));
+        || (dst == A::MIRROR && maps::is_nat_client(slot));
     if involved {
         judged(ctx, trace)?;
     }

@@ -161,7 +161,7 @@ pub(crate) fn route_quoted<A: Family>(trace: &mut Trace<A>) -> bool {
     let inner = &mut trace.inner;
     inner.src = flow.address;
     inner.sport = flow.port;
-    inner.dst = if hairpin { A::GATEWAY } else { quoted.dst };
+    inner.dst = if hairpin { A::MIRROR } else { quoted.dst };
     inner.dport = flow.source_port;
     inner.proto = quoted.proto;
     true

@@ -217,7 +217,7 @@ fn refresh<A: Family>(
     let generation = maps::settings().generation;
     let backward = orientation == Orientation::Backward;
     if flow.generation != generation {
-        // A pod with itself is not judged, though its answers go to the gateway.
+        // A pod with itself is not judged, though its answers go to the mirror address.
         if flow.flags & flags::HAIRPIN == 0 {
             let refused = judge(trace, u32::from(backward));
             if refused != 0 {
@@ -355,7 +355,7 @@ pub(crate) fn track<A: Family>(trace: &mut Trace<A>) -> Passage {
 pub(crate) fn track_translated<A: Family>(trace: &mut Trace<A>, chosen_now: u32) -> Passage {
     let hairpin = trace.vip_flow.flags & u32::from(flags::HAIRPIN) != 0;
     trace.translated.src = if hairpin {
-        A::GATEWAY
+        A::MIRROR
     } else {
         trace.headers.tuple.src
     };

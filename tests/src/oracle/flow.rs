@@ -19,9 +19,9 @@ use super::service::{self, Target};
 use crate::cluster::{Cluster, Direction};
 use crate::packet::{Body, Ip, flag, protocol};
 
-/// Link-local address of the gateway; also the source of a pod's packets to itself.
-pub const GATEWAY_V4: IpAddr = IpAddr::V4(Ipv4Addr::new(169, 254, 1, 1));
-pub const GATEWAY_V6: IpAddr = IpAddr::V6(Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 1));
+/// The source of a pod's packets to itself.
+pub const MIRROR_V4: IpAddr = IpAddr::V4(Ipv4Addr::new(169, 254, 1, 1));
+pub const MIRROR_V6: IpAddr = IpAddr::V6(Ipv6Addr::new(0xfdfa, 0x1ead, 0, 0, 0, 0, 0, 1));
 
 /// Why a packet is dropped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -376,13 +376,13 @@ impl Oracle {
 
     fn route_to(&self, sent: Tuple, backend: (IpAddr, u16)) -> Route {
         let hairpin = backend.0 == sent.src;
-        let gateway = if sent.src.is_ipv6() {
-            GATEWAY_V6
+        let mirror = if sent.src.is_ipv6() {
+            MIRROR_V6
         } else {
-            GATEWAY_V4
+            MIRROR_V4
         };
         let real = Tuple {
-            src: if hairpin { gateway } else { sent.src },
+            src: if hairpin { mirror } else { sent.src },
             dst: backend.0,
             dport: backend.1,
             ..sent
@@ -535,7 +535,7 @@ impl Oracle {
 
     /// Which directions deny a new flow.
     fn refusals(&self, opener: Tuple) -> Vec<Drop> {
-        if is_gateway(opener.src) || is_gateway(opener.dst) {
+        if is_mirror(opener.src) || is_mirror(opener.dst) {
             // A pod with itself.
             return Vec::new();
         }
@@ -713,8 +713,8 @@ impl Route {
     }
 }
 
-fn is_gateway(ip: IpAddr) -> bool {
-    ip == GATEWAY_V4 || ip == GATEWAY_V6
+fn is_mirror(ip: IpAddr) -> bool {
+    ip == MIRROR_V4 || ip == MIRROR_V6
 }
 
 fn dropped(reason: Drop) -> Expected {

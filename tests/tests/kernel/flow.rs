@@ -201,10 +201,12 @@ fn the_policy_generation_may_wrap() {
     }
 }
 
+/// Flows that the small table holds.
+const ROOM: u32 = 64;
+
 #[test]
 fn a_full_table_drops_new_flows_with_a_reason_and_keeps_the_old_ones() {
     require!(Root, Bpf);
-    const ROOM: u32 = 64;
     let mut world = world(&[(pin::FLOWS_V4, ROOM), (pin::FLOWS_V6, ROOM)]);
     for v6 in [false, true] {
         let mut refused = 0;

@@ -77,16 +77,20 @@ impl Drop for Ending<'_> {
     }
 }
 
-/// Runs `disturb` while 100 connections from a policed pod to another go at
-/// full speed and new ones open all the time.
-fn under_load(bench: &mut Bench, disturb: impl FnOnce(&mut Bench)) {
-    // Policies on both sides, so that every packet is judged and every flow tracked.
+/// Policies on both sides, so that every packet is judged and every flow tracked.
+fn judge_everything(bench: &mut Bench) {
     let open = || vec![peers(vec![namespaces(all())])];
     bench.policies(vec![
         policy("x", "both", all()).ingress(open()).egress(open()),
         policy("y", "both", all()).ingress(open()).egress(open()),
     ]);
     bench.expect(Transport::Tcp, 80, |_, _| true);
+}
+
+/// Runs `disturb` while 100 connections from a policed pod to another go at
+/// full speed and new ones open all the time.
+fn under_load(bench: &mut Bench, disturb: impl FnOnce(&mut Bench)) {
+    judge_everything(bench);
     let listener = bench
         .pod(B)
         .namespace
@@ -146,7 +150,7 @@ fn under_load(bench: &mut Bench, disturb: impl FnOnce(&mut Bench)) {
         stop.store(true, Ordering::Relaxed);
         let broken = clients
             .into_iter()
-            .map(|client| client.join())
+            .map(std::thread::ScopedJoinHandle::join)
             .filter(Result::is_err)
             .count();
         stop_server.store(true, Ordering::Relaxed);

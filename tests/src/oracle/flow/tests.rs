@@ -164,7 +164,7 @@ fn a_service_gives_any_backend_then_the_same_and_answers_as_itself() {
         [TO_A, TO_B]
     );
     // To itself it comes from the gateway.
-    assert_eq!(choices[0].ip.as_ref().unwrap().src, GATEWAY_V4);
+    assert_eq!(choices[0].ip.as_ref().unwrap().src, MIRROR_V4);
     oracle.saw(&choices[1], None);
     assert_eq!(oracle.from_pod(&[ip(A)], true, &query).len(), 1);
     let answer = Ip::new(ip(B), ip(A), body::udp(5353, 1000));

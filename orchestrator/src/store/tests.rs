@@ -1,3 +1,5 @@
+//! The store keeps what it acknowledged, and counts.
+
 use super::{archive, sqlite::SqliteStore, *};
 use std::sync::Mutex;
 

@@ -27,6 +27,8 @@ use crate::{
     status::Status,
 };
 
+mod act;
+
 const NAME: &str = "job-controller";
 const TRACKING: &str = "batch.kubernetes.io/job-tracking";
 const INDEX: &str = "batch.kubernetes.io/job-completion-index";
@@ -302,142 +304,6 @@ impl JobController {
         Ok(fails)
     }
 
-    async fn let_go(&self, namespace: &str, name: &str) -> Result<(), Status> {
-        let change = |current: &Value| {
-            let mut new = current.clone();
-            if let Some(list) = new["metadata"]["finalizers"].as_array_mut() {
-                list.retain(|finalizer| finalizer != TRACKING);
-            }
-            Ok(new)
-        };
-        let target = Target::object(served("", "pods"), namespace, name);
-        match self.client.change(target, &change).await {
-            Err(status) if !status.is("NotFound") => Err(status),
-            _ => Ok(()),
-        }
-    }
-
-    async fn write(&self, view: &mut View) -> Result<(), Status> {
-        if let Some(status) = view.status.as_object_mut() {
-            status.retain(|_, value| *value != json!(0) && !value.is_null() && *value != json!(""));
-        }
-        if view.status == view.job.status {
-            return Ok(());
-        }
-        let meta = &view.job.metadata;
-        let status = view.status.clone();
-        let change = |current: &Value| {
-            let mut new = current.clone();
-            new["status"] = status.clone();
-            Ok(new)
-        };
-        let target = Target {
-            subresource: "status",
-            ..Target::object(resource(), &meta.namespace, &meta.name)
-        };
-        match self.client.change(target, &change).await {
-            Err(status) if !status.is("NotFound") => Err(status),
-            _ => {
-                view.job.status = view.status.clone();
-                Ok(())
-            }
-        }
-    }
-
-    async fn start(&self, view: &View, number: usize, indexes: Vec<i64>) -> Result<(), Status> {
-        let job = Arc::new(view.job.clone());
-        let (_, failure) = pods::slow_start(number.min(BURST), |turn| {
-            let (client, job) = (self.client.clone(), Arc::clone(&job));
-            let recorder = self.recorder.clone();
-            let index = indexes.get(turn).copied();
-            async move {
-                let pod = pod_of(&job, index);
-                let made = client
-                    .create_value(served("", "pods"), &job.metadata.namespace, pod)
-                    .await?;
-                let name = made.value()["metadata"]["name"].clone();
-                let text = format!("Created pod: {}", name.as_str().unwrap_or_default());
-                recorder.normal(NAME, resource(), &job.metadata, "SuccessfulCreate", text);
-                Ok(())
-            }
-        })
-        .await;
-        match failure {
-            Some(status) if !is_ending(&status) => Err(status),
-            _ => Ok(()),
-        }
-    }
-
-    async fn finish(
-        &self,
-        view: &mut View,
-        good: bool,
-        reason: &str,
-        message: &str,
-    ) -> Result<(), Status> {
-        let now = stamp(view.now);
-        let early = if good {
-            "SuccessCriteriaMet"
-        } else {
-            "FailureTarget"
-        };
-        set_condition(&mut view.status, early, true, reason, message, &now);
-        pods::delete(&self.client, view.active()).await?;
-        // The end is told when the last pod has ended, too.
-        let mut left = self.pods(&view.job).await?;
-        left.retain(|pod| !pod.is_over());
-        view.status["active"] = 0.into();
-        view.status["ready"] = 0.into();
-        view.status["terminating"] = left.len().into();
-        if left.is_empty() {
-            let last = if good { "Complete" } else { "Failed" };
-            set_condition(&mut view.status, last, true, reason, message, &now);
-            if good {
-                view.status["completionTime"] = now.into();
-                let text = "Job completed".to_owned();
-                self.recorder
-                    .normal(NAME, resource(), &view.job.metadata, "Completed", text);
-            } else {
-                let reason = match reason {
-                    "DeadlineExceeded" => "DeadlineExceeded",
-                    "PodFailurePolicy" => "PodFailurePolicy",
-                    _ => "BackoffLimitExceeded",
-                };
-                self.recorder.warning(
-                    NAME,
-                    resource(),
-                    &view.job.metadata,
-                    reason,
-                    message.to_owned(),
-                );
-            }
-        }
-        self.write(view).await
-    }
-
-    /// Deletes a finished Job when its time has come.
-    async fn outlive(&self, view: &View) -> Result<Again, Status> {
-        let Some(seconds) = view.job.spec.ttl_seconds_after_finished else {
-            return Ok(None);
-        };
-        let end = condition(&view.job.status, "Complete").or(condition(&view.job.status, "Failed"));
-        let end = end.and_then(|c| c["lastTransitionTime"].as_str()?.parse::<Timestamp>().ok());
-        let left = end.unwrap_or(view.now).as_second() + seconds - view.now.as_second();
-        if let Some(left) = u64::try_from(left).ok().filter(|left| *left > 0) {
-            return Ok(Some(Duration::from_secs(left)));
-        }
-        let meta = &view.job.metadata;
-        let options = DeleteOptions::propagating(Propagation::Background).only(&meta.uid);
-        let gone = self
-            .client
-            .delete_of(resource(), &meta.namespace, &meta.name, &options)
-            .await;
-        match gone {
-            Err(status) if !status.is("NotFound") => Err(status),
-            _ => Ok(None),
-        }
-    }
-
     /// Why a Job that is under way must end now: whether well, reason, message.
     fn verdict(view: &View, rule: Option<String>) -> Option<(bool, String, String)> {
         if let Some(why) = rule {
@@ -561,48 +427,6 @@ fn deadline_left(view: &View) -> Option<i64> {
     let started: Timestamp = view.status["startTime"].as_str()?.parse().ok()?;
     let left = started.as_second() + seconds - view.now.as_second();
     (!view.job.spec.suspend).then_some(left)
-}
-
-/// A pod of a Job.
-fn pod_of(job: &Job, index: Option<i64>) -> Value {
-    let mut pod = pods::from_template(&job.spec.template, resource(), &job.metadata);
-    let mut finalizers = pod["metadata"]["finalizers"]
-        .as_array()
-        .cloned()
-        .unwrap_or_default();
-    finalizers.push(TRACKING.into());
-    pod["metadata"]["finalizers"] = finalizers.into();
-    let name = &job.metadata.name;
-    let Some(index) = index else {
-        pod["metadata"]["generateName"] = pods::name_prefix(name).into();
-        return pod;
-    };
-    pod["metadata"]["generateName"] = format!("{name}-{index}-").into();
-    pod["metadata"]["annotations"][INDEX] = index.to_string().into();
-    pod["metadata"]["labels"][INDEX] = index.to_string().into();
-    if pod["spec"]["hostname"].is_null() {
-        pod["spec"]["hostname"] = format!("{name}-{index}").into();
-    }
-    let path = format!("metadata.labels['{INDEX}']");
-    let variable = json!({"name": "JOB_COMPLETION_INDEX", "valueFrom": {"fieldRef": {"apiVersion": "v1", "fieldPath": path}}});
-    for list in ["containers", "initContainers"] {
-        for container in pod["spec"]
-            .get_mut(list)
-            .and_then(Value::as_array_mut)
-            .into_iter()
-            .flatten()
-        {
-            let mut variables = container["env"].as_array().cloned().unwrap_or_default();
-            if !variables
-                .iter()
-                .any(|v| v["name"] == "JOB_COMPLETION_INDEX")
-            {
-                variables.push(variable.clone());
-            }
-            container["env"] = variables.into();
-        }
-    }
-    pod
 }
 
 impl Controller for JobController {

@@ -122,7 +122,7 @@ fn read_wire(wire: &str) -> Result<BTreeMap<String, Message>> {
                 let (number, kind) = number.split_once(':').unwrap_or((number, ""));
                 let tag = message.entry(field.to_owned()).or_default();
                 tag.number = number.parse()?;
-                tag.message = kind.to_owned();
+                kind.clone_into(&mut tag.message);
             }
         }
     }

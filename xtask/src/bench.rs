@@ -35,8 +35,6 @@ enum Suite {
     Datapath,
     /// The CNI plugin beside Debian's ptp
     Cni,
-    /// The API server
-    Api,
 }
 
 impl Suite {
@@ -45,7 +43,6 @@ impl Suite {
         match self {
             Self::Datapath => ("fairlead-tests", "datapath"),
             Self::Cni => ("fairlead-tests", "cni"),
-            Self::Api => ("fairlead", "api"),
         }
     }
 }

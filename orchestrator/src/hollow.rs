@@ -369,17 +369,21 @@ impl Hollow {
             return;
         };
         let path = pod::path(&object);
-        let result = if step == Step::Stop {
-            let uid = &object["metadata"]["uid"];
-            let options = json!({"kind": "DeleteOptions", "apiVersion": "v1", "gracePeriodSeconds": 0, "preconditions": {"uid": uid}});
-            self.call("DELETE", &path, Some(("application/json", &options)))
-                .await
-        } else {
+        let mut result = Ok(Value::Null);
+        // As a kubelet does: a pod's end is told before the pod goes.
+        if !pod::has_ended(&object) {
             let patch = step.status(&object, &host, &own);
             let patch = ("application/strategic-merge-patch+json", &patch);
-            self.call("PATCH", &format!("{path}/status"), Some(patch))
-                .await
-        };
+            let path = format!("{path}/status");
+            result = self.call("PATCH", &path, Some(patch)).await;
+        }
+        if step == Step::Stop && result.is_ok() {
+            let uid = &object["metadata"]["uid"];
+            let options = json!({"kind": "DeleteOptions", "apiVersion": "v1", "gracePeriodSeconds": 0, "preconditions": {"uid": uid}});
+            result = self
+                .call("DELETE", &path, Some(("application/json", &options)))
+                .await;
+        }
         match result {
             Ok(_)
             | Err(HttpError::Refused {

@@ -14,6 +14,8 @@ use crate::controller::runtime::stamp;
 
 const READY: &str = "hollow.fairlead.dev/ready";
 const EXIT_CODE: &str = "hollow.fairlead.dev/exit-code";
+/// Of a container that is stopped: it ended by SIGTERM.
+const STOPPED: i32 = 128 + 15;
 
 /// A pod on a hollow node.
 #[derive(Debug)]
@@ -50,6 +52,14 @@ pub(super) fn path(object: &Value) -> String {
         "/api/v1/namespaces/{}/pods/{}",
         text("namespace"),
         text("name")
+    )
+}
+
+/// Whether the pod's phase is its last.
+pub(super) fn has_ended(object: &Value) -> bool {
+    matches!(
+        object["status"]["phase"].as_str(),
+        Some("Succeeded" | "Failed")
     )
 }
 
@@ -114,10 +124,11 @@ impl Step {
             .is_some_and(|g| !g.is_empty());
         let running = self == Self::Start;
         let healthy = running && annotations[READY] != "false";
-        let code = annotations[EXIT_CODE]
-            .as_str()
-            .and_then(|c| c.parse::<i32>().ok())
-            .unwrap_or(0);
+        let told = annotations[EXIT_CODE].as_str().and_then(|c| c.parse().ok());
+        let code = match self {
+            Self::Stop => STOPPED,
+            Self::Start | Self::End => told.unwrap_or(0),
+        };
         let phase = match (running, code) {
             (true, _) => "Running",
             (false, 0) => "Succeeded",

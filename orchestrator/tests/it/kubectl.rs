@@ -1,102 +1,15 @@
 //! kubectl, unmodified and of two releases, Helm and the Python client.
 
 use std::{
-    io::Write as _,
-    path::{Path, PathBuf},
+    path::Path,
     process::{Command, Stdio},
 };
 
-use crate::{clients, harness::Cluster};
-
-struct Tool<'a> {
-    binary: PathBuf,
-    cluster: &'a Cluster,
-}
-
-struct Output {
-    code: i32,
-    stdout: String,
-    stderr: String,
-}
-
-impl Tool<'_> {
-    fn run(&self, arguments: &str, stdin: &str) -> Output {
-        let home = self.cluster.folder.path("home");
-        let mut child = Command::new(&self.binary)
-            .args(split(arguments))
-            .env("KUBECONFIG", &self.cluster.server.kubeconfig)
-            .env("HOME", &home)
-            .env(
-                "KUBECACHEDIR",
-                home.join(self.binary.display().to_string().replace('/', "_")),
-            )
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
-        child
-            .stdin
-            .take()
-            .unwrap()
-            .write_all(stdin.as_bytes())
-            .unwrap();
-        let output = child.wait_with_output().unwrap();
-        Output {
-            code: output.status.code().unwrap_or(-1),
-            stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
-            stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
-        }
-    }
-
-    /// Must succeed; its output must hold `expected`.
-    fn good(&self, arguments: &str, expected: &str) -> String {
-        self.piped(arguments, "", expected)
-    }
-
-    fn piped(&self, arguments: &str, stdin: &str, expected: &str) -> String {
-        let Output {
-            code,
-            stdout,
-            stderr,
-        } = self.run(arguments, stdin);
-        assert_eq!(code, 0, "{arguments}: {stdout}{stderr}");
-        assert!(
-            stdout.contains(expected),
-            "{arguments}: no {expected:?} in {stdout}{stderr}"
-        );
-        stdout
-    }
-
-    /// Must fail; its error must hold `expected`.
-    fn bad(&self, arguments: &str, stdin: &str, expected: &str) {
-        let Output {
-            code,
-            stdout,
-            stderr,
-        } = self.run(arguments, stdin);
-        assert_ne!(code, 0, "{arguments} must fail: {stdout}");
-        assert!(
-            stderr.contains(expected),
-            "{arguments}: no {expected:?} in {stderr}"
-        );
-    }
-}
-
-/// Words; single quotes keep spaces.
-fn split(text: &str) -> Vec<String> {
-    let mut words = vec![String::new()];
-    let mut quoted = false;
-    for c in text.chars() {
-        match c {
-            '\'' => quoted = !quoted,
-            ' ' if !quoted => words.push(String::new()),
-            _ => words.last_mut().unwrap().push(c),
-        }
-    }
-    words.retain(|word| !word.is_empty());
-    words
-}
+use crate::{
+    clients,
+    harness::Cluster,
+    tool::{Tool, with_each},
+};
 
 const DEPLOYMENT: &str = "
 apiVersion: apps/v1
@@ -112,19 +25,6 @@ spec:
       containers:
       - {name: web, image: 'nginx:1', ports: [{containerPort: 80}]}
 ";
-
-/// Runs `check` with each kubectl against a cluster of its own.
-fn with_each(name: &str, check: impl Fn(&Tool<'_>)) {
-    let runtime = tokio::runtime::Runtime::new().unwrap();
-    for binary in clients::kubectls() {
-        let cluster = runtime.block_on(Cluster::start(name));
-        check(&Tool {
-            binary,
-            cluster: &cluster,
-        });
-        runtime.block_on(cluster.server.stop());
-    }
-}
 
 #[test]
 fn kubectl_finds_its_way() {

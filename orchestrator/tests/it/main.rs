@@ -14,5 +14,7 @@ mod bad_input;
 mod clients;
 mod crash;
 mod harness;
+mod hollow;
 mod kubectl;
 mod races;
+mod tool;

@@ -145,6 +145,8 @@ pub trait Addr: Copy + Eq + Default + 'static {
 
     /// A total order over addresses; which one does not matter.
     fn before(&self, other: &Self) -> bool;
+    /// The last 32 bits in host order: what differs between neighbours.
+    fn low(&self) -> u32;
     /// This family's address of an endpoint.
     fn of(endpoint: &Endpoint) -> Self;
     /// This family's peer class of an endpoint.
@@ -162,6 +164,11 @@ impl Addr for V4 {
     #[inline(always)]
     fn before(&self, other: &Self) -> bool {
         self.0 < other.0
+    }
+
+    #[inline(always)]
+    fn low(&self) -> u32 {
+        u32::from_be(self.0)
     }
 
     #[inline(always)]
@@ -199,6 +206,12 @@ impl Addr for V6 {
             return b < x;
         }
         a < w
+    }
+
+    #[inline(always)]
+    fn low(&self) -> u32 {
+        let [.., last] = self.0;
+        u32::from_be(last)
     }
 
     #[inline(always)]

@@ -33,6 +33,12 @@ static ADDRESSES_V4: HashMap<V4, Address> =
 #[map]
 static ADDRESSES_V6: HashMap<V6, Address> =
     HashMap::with_max_entries(bound::ADDRESSES, BPF_F_NO_PREALLOC);
+/// Slots where pods of this node were found by their address, at its low bits:
+/// guesses, which hold if the endpoint in the slot has the address.
+#[map]
+static HINTS_V4: Array<u32> = Array::with_max_entries(bound::ENDPOINT_SLOTS, 0);
+#[map]
+static HINTS_V6: Array<u32> = Array::with_max_entries(bound::ENDPOINT_SLOTS, 0);
 #[map]
 static CIDRS_V4: LpmTrie<V4, u32> = LpmTrie::with_max_entries(bound::CIDRS, 0);
 #[map]
@@ -106,6 +112,7 @@ static TRACES_V6: PerCpuArray<Trace<V6>> = PerCpuArray::with_max_entries(1, 0);
 pub(crate) trait Family: Addr {
     fn traces() -> &'static PerCpuArray<Trace<Self>>;
     fn addresses() -> &'static HashMap<Self, Address>;
+    fn hints() -> &'static Array<u32>;
     fn cidrs() -> &'static LpmTrie<Self, u32>;
     /// The bit of [`Settings::flags`] that says whether `cidrs` holds anything.
     const CIDRS: u32;
@@ -118,7 +125,7 @@ pub(crate) trait Family: Addr {
 }
 
 macro_rules! family {
-    ($addr:ty, $cidrs_flag:expr, $addresses:ident, $cidrs:ident, $flows:ident, $vip_flows:ident,
+    ($addr:ty, $cidrs_flag:expr, $addresses:ident, $hints:ident, $cidrs:ident, $flows:ident, $vip_flows:ident,
      $fragments:ident, $services:ident, $backends:ident, $affinities:ident, $traces:ident) => {
         impl Family for $addr {
             const CIDRS: u32 = $cidrs_flag;
@@ -129,6 +136,10 @@ macro_rules! family {
             #[inline(always)]
             fn addresses() -> &'static HashMap<Self, Address> {
                 &$addresses
+            }
+            #[inline(always)]
+            fn hints() -> &'static Array<u32> {
+                &$hints
             }
             #[inline(always)]
             fn cidrs() -> &'static LpmTrie<Self, u32> {
@@ -166,6 +177,7 @@ family!(
     V4,
     setting::CIDRS_V4,
     ADDRESSES_V4,
+    HINTS_V4,
     CIDRS_V4,
     FLOWS_V4,
     VIP_FLOWS_V4,
@@ -179,6 +191,7 @@ family!(
     V6,
     setting::CIDRS_V6,
     ADDRESSES_V6,
+    HINTS_V6,
     CIDRS_V6,
     FLOWS_V6,
     VIP_FLOWS_V6,
@@ -220,6 +233,29 @@ pub(crate) fn endpoint_of(ifindex: u32) -> Option<(u32, &'static Endpoint)> {
 #[inline(always)]
 pub(crate) fn endpoint(slot: u32) -> Option<&'static Endpoint> {
     ENDPOINTS.get(slot)
+}
+
+/// The endpoint that has an address, if it is where such an address was last
+/// found: an array read, where the hash look-up of [`address`] takes a call.
+#[inline(always)]
+pub(crate) fn hinted<A: Family>(address: &A) -> Option<(u32, &'static Endpoint)> {
+    let slot = *A::hints().get(hint_index(address))?;
+    let endpoint = ENDPOINTS.get(slot)?;
+    (endpoint.ifindex != 0 && A::of(endpoint) == *address).then_some((slot, endpoint))
+}
+
+#[inline(always)]
+pub(crate) fn hint<A: Family>(address: &A, slot: u32) {
+    if let Some(hint) = A::hints().get_ptr_mut(hint_index(address)) {
+        // SAFETY: a u32 in an array element; whoever reads it checks it.
+        unsafe { *hint = slot };
+    }
+}
+
+/// Pods of a node differ in the low bits of their addresses.
+#[inline(always)]
+fn hint_index<A: Family>(address: &A) -> u32 {
+    address.low() & (bound::ENDPOINT_SLOTS - 1)
 }
 
 #[inline(always)]

@@ -141,7 +141,9 @@ pub(crate) fn ingress_ifindex(ctx: &TcContext) -> u32 {
 #[inline(always)]
 pub(crate) fn ethertype(ctx: &TcContext) -> Option<u16> {
     const USUAL: usize = ETH + 40 + 20;
-    if ctx.data() + USUAL > ctx.data_end() {
+    let linear = ctx.data_end().wrapping_sub(ctx.data());
+    // A short packet is linear as a whole: a pull would be three calls for nothing.
+    if linear < USUAL && linear < ctx.len() as usize {
         let wanted = ctx.len().min(USUAL as u32);
         // SAFETY: no packet pointers are held.
         unsafe { bpf_skb_pull_data(skb(ctx), wanted) };

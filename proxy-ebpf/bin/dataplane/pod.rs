@@ -225,12 +225,14 @@ fn send<A: Pod>(
         return forward(ctx, to);
     }
     let dst = trace.headers.tuple.dst;
-    let known = maps::address(&dst);
-    if known.is_some_and(|known| known.kind == kind::SERVICE) {
-        translate(ctx, endpoint, trace)?;
-        return forward(ctx, trace.dst.slot);
+    if !trace.dst.set_hinted(&dst) {
+        let known = maps::address(&dst);
+        if known.is_some_and(|known| known.kind == kind::SERVICE) {
+            translate(ctx, endpoint, trace)?;
+            return forward(ctx, trace.dst.slot);
+        }
+        trace.dst.set_address(&dst, known);
     }
-    trace.dst.set_address(&dst, known);
     let involved = trace.src.is_isolated()
         || trace.dst.is_isolated()
         || (trace.dst.slot != 0 && maps::is_nat_client(trace.dst.slot))

@@ -41,15 +41,26 @@ impl End {
         self.exempt = 0;
     }
 
+    /// Becomes the endpoint that has an address, if there is a hint to it.
+    #[inline(always)]
+    pub fn set_hinted<A: Family>(&mut self, address: &A) -> bool {
+        let Some((slot, endpoint)) = maps::hinted(address) else {
+            return false;
+        };
+        self.set_local::<A>(slot, endpoint);
+        true
+    }
+
     /// Becomes the end that has an address of which `known` is what the map says.
     #[inline(always)]
-    pub fn set_address<A: Addr>(&mut self, address: &A, known: Option<&Address>) {
+    pub fn set_address<A: Family>(&mut self, address: &A, known: Option<&Address>) {
         if let Some(known) = known
             && known.kind == kind::LOCAL_POD
             && let Some(endpoint) = maps::endpoint(known.slot)
             && A::of(endpoint) == *address
         {
             self.set_local::<A>(known.slot, endpoint);
+            maps::hint(address, known.slot);
             return;
         }
         self.slot = 0;

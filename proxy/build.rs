@@ -1,9 +1,12 @@
 //! Builds the kernel object from source and leaves it where `include_bytes!`
 //! finds it. Two toolchains can: see [`Toolchain::find`].
+//!
+//! Debug builds carry a second object, whose programs tell each drop in words
+//! (`cfg(logging_object)`).
 
+use std::env;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
-use std::{env, fs};
 
 const TARGET: &str = "bpfel-unknown-none";
 
@@ -31,9 +34,26 @@ fn build() -> Result<(), String> {
     }
     println!("cargo::rerun-if-env-changed=FAIRLEAD_BPF_CARGO");
 
+    println!("cargo::rustc-check-cfg=cfg(logging_object)");
+
     let toolchain = Toolchain::find()?;
+    build_object(&toolchain, "kernel", &workspace, &out)?;
+    if variable("PROFILE")? == "debug" {
+        build_object(&toolchain, "log", &workspace, &out)?;
+        println!("cargo::rustc-cfg=logging_object");
+    }
+    Ok(())
+}
+
+/// Builds the object with a feature of `proxy-ebpf` as `<out>/<feature>/dataplane`.
+fn build_object(
+    toolchain: &Toolchain,
+    feature: &str,
+    workspace: &Path,
+    out: &Path,
+) -> Result<(), String> {
     // Beside the profiles, so that check, build and release share one build.
-    let target_dir = out.ancestors().nth(4).unwrap_or(&out).join("bpf");
+    let target_dir = out.ancestors().nth(4).unwrap_or(out).join("bpf");
     let mut cargo = Command::new(&toolchain.cargo);
     // Of the outer cargo's environment, its compiler and flags must not leak in.
     for (name, _) in env::vars_os() {
@@ -55,7 +75,7 @@ fn build() -> Result<(), String> {
             "--bin",
             "dataplane",
             "--features",
-            "kernel",
+            feature,
         ])
         .args([
             "--profile",
@@ -65,14 +85,20 @@ fn build() -> Result<(), String> {
             "-Z",
             "build-std=core",
             "--locked",
+            "-Z",
+            "unstable-options",
         ])
         .arg("--target-dir")
         .arg(&target_dir)
+        // Copied while cargo holds the lock: a build with another feature at the
+        // same time does not come between.
+        .arg("--artifact-dir")
+        .arg(out.join(feature))
         .env(
             "CARGO_ENCODED_RUSTFLAGS",
             "-Clink-arg=--btf\x1f-Ctarget-cpu=v3",
         )
-        .current_dir(&workspace);
+        .current_dir(workspace);
     let output = cargo
         .output()
         .map_err(|error| format!("{cargo:?}: {error}"))?;
@@ -82,9 +108,6 @@ fn build() -> Result<(), String> {
             String::from_utf8_lossy(&output.stderr)
         ));
     }
-    let object = target_dir.join(TARGET).join("bpf").join("dataplane");
-    fs::copy(&object, out.join("dataplane.o"))
-        .map_err(|error| format!("{}: {error}", object.display()))?;
     Ok(())
 }
 

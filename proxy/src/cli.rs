@@ -207,6 +207,22 @@ pub(crate) struct RunArgs {
     /// the kernel programs fill: `FLOWS`, `VIP_FLOWS`, `FRAGMENTS`, `AFFINITY` (`_V4`, `_V6`).
     #[arg(long, value_name = "MAP=ENTRIES", value_parser = parse_size)]
     pub(crate) map_size: Vec<(String, u32)>,
+    /// Load the programs that tell each drop in words, to be seen with
+    /// `--log dataplane=debug,info`. Debug builds only.
+    #[cfg(logging_object)]
+    #[arg(long)]
+    pub(crate) logging_programs: bool,
+}
+
+impl RunArgs {
+    /// The kernel object to load.
+    fn object(&self) -> &'static [u8] {
+        #[cfg(logging_object)]
+        if self.logging_programs {
+            return crate::LOGGING_OBJECT;
+        }
+        crate::OBJECT
+    }
 }
 
 #[derive(Clone, Copy, Debug)]

@@ -22,6 +22,8 @@ pub mod read;
 pub mod rig;
 pub mod sweep;
 pub mod verdict;
+#[cfg(logging_object)]
+mod words;
 pub mod write;
 
 use link::{Ensured, POD_PROGRAMS, SOCKET_PROGRAMS, Target};
@@ -62,6 +64,8 @@ impl Datapath {
         load::make_directories(&pins)?;
         let cgroup = place.cgroup.as_deref().map(open_cgroup).transpose()?;
         let loaded = load::load(object, Some(&pins), &place.sizes)?;
+        #[cfg(logging_object)]
+        let loaded = words::pass_on(loaded).map_err(LoadError::Log)?;
         let mut programs = BTreeMap::new();
         for (name, _) in POD_PROGRAMS.into_iter().chain(SOCKET_PROGRAMS) {
             programs.insert(name, loaded.program(name)?);

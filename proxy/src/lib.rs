@@ -17,4 +17,10 @@ pub mod source;
 pub mod trial;
 
 /// The kernel programs, built from `proxy-ebpf` by this crate's build script.
-pub static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/dataplane.o"));
+pub static OBJECT: &[u8] =
+    aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/kernel/dataplane"));
+
+/// The same programs, telling each drop in words; never in a release build.
+#[cfg(logging_object)]
+pub static LOGGING_OBJECT: &[u8] =
+    aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/log/dataplane"));

@@ -89,14 +89,15 @@ impl Node {
 
     /// Starts the daemon and waits until it is ready.
     pub fn start_daemon(&mut self) {
-        self.start_daemon_of(program("fairlead-proxy"));
+        self.start_daemon_with(&[]);
     }
 
-    /// As [`Node::start_daemon`], of another build.
-    pub fn start_daemon_of(&mut self, executable: PathBuf) {
-        let mut command = self.namespace.command(executable);
+    /// As [`Node::start_daemon`], with more arguments.
+    pub fn start_daemon_with(&mut self, arguments: &[&str]) {
+        let mut command = self.namespace.command(program("fairlead-proxy"));
         command
             .arg("run")
+            .args(arguments)
             .arg("--source")
             .arg(self.source())
             .args(["--node-name", &self.name])

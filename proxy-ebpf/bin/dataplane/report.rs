@@ -18,7 +18,32 @@ pub(crate) fn dropped<A: Addr>(
 ) -> u32 {
     maps::count(reason, hook);
     emit(ctx, hook, reason, trace);
+    #[cfg(feature = "log")]
+    say(ctx, hook, reason, trace);
     0
+}
+
+/// Tells a drop in words, in debug builds.
+#[cfg(feature = "log")]
+#[inline(always)]
+fn say<A: Addr>(ctx: &TcContext, hook: Hook, reason: Counter, trace: &Trace<A>) {
+    let tuple = &trace.headers.tuple;
+    aya_log_ebpf::debug!(
+        ctx,
+        "hook {} drops {} bytes: {}; slots {} to {}, protocol {}, ports {} to {}, sets {} and {}, classes {} and {}",
+        hook as u8,
+        ctx.len(),
+        reason.name(),
+        trace.src.slot,
+        trace.dst.slot,
+        tuple.proto,
+        tuple.sport.host(),
+        tuple.dport.host(),
+        trace.src.egress_set,
+        trace.dst.ingress_set,
+        trace.src.class,
+        trace.dst.class,
+    );
 }
 
 /// Counts a new flow and, if somebody follows, reports it.

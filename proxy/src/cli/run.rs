@@ -29,9 +29,10 @@ pub(super) fn run(args: RunArgs, socket: PathBuf) -> Outcome {
                 _ = interrupt.recv() => info!("interrupted"),
             }
         };
+        let object = args.object();
         let config = config(args, socket);
         // A task of its own: `block_in_place` needs a worker.
-        tokio::spawn(daemon::run(config, crate::OBJECT, stop)).await??;
+        tokio::spawn(daemon::run(config, object, stop)).await??;
         Ok(ExitCode::SUCCESS)
     })
 }

@@ -79,6 +79,9 @@ pub enum LoadError {
         #[source]
         source: io::Error,
     },
+    #[cfg(logging_object)]
+    #[error("cannot read the programs' log")]
+    Log(#[source] io::Error),
     #[error("cannot read map {name}")]
     MapRead {
         name: &'static str,

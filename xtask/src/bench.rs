@@ -35,6 +35,8 @@ enum Suite {
     Datapath,
     /// The CNI plugin beside Debian's ptp
     Cni,
+    /// The API server under clients, watchers and hollow nodes, over TLS
+    Api,
 }
 
 impl Suite {
@@ -43,6 +45,7 @@ impl Suite {
         match self {
             Self::Datapath => ("fairlead-tests", "datapath"),
             Self::Cni => ("fairlead-tests", "cni"),
+            Self::Api => ("fairlead-tests", "api"),
         }
     }
 }

@@ -129,24 +129,7 @@ impl Rig {
         protocol: u8,
         port: u16,
     ) -> Result<Outcome, RigError> {
-        let endpoint = self.endpoint(slot)?;
-        let sender = Endpoint {
-            ifindex: LOOPBACK,
-            ..endpoint
-        };
-        self.maps.endpoints.set(&SENDER, &sender)?;
-        let opening = Opening {
-            from,
-            to,
-            protocol,
-            source_port: self.source_port(),
-            port,
-            source_mac: endpoint.mac,
-            destination_mac: endpoint.gateway_mac,
-        };
-        let outcome = self.run(pin::POD_OUT, Hook::PodOut, &opening);
-        self.maps.endpoints.set(&SENDER, &Endpoint::default())?;
-        outcome
+        self.open(true, slot, (from, to), protocol, port)
     }
 
     /// What becomes of the first packet of a connection from outside this node
@@ -159,22 +142,43 @@ impl Rig {
         protocol: u8,
         port: u16,
     ) -> Result<Outcome, RigError> {
+        self.open(false, slot, (from, to), protocol, port)
+    }
+
+    /// Runs the program of a pod's interface on the first packet of a
+    /// connection, `outgoing` from the pod or coming in to it. The
+    /// endpoint lends its place to the loopback interface for the time: a test
+    /// run takes no other interface.
+    fn open(
+        &mut self,
+        outgoing: bool,
+        slot: u32,
+        (from, to): (IpAddr, IpAddr),
+        protocol: u8,
+        port: u16,
+    ) -> Result<Outcome, RigError> {
         let endpoint = self.endpoint(slot)?;
-        let receiver = Endpoint {
-            ifindex: LOOPBACK,
-            ..endpoint
+        let (pod, gateway) = (endpoint.mac, endpoint.gateway_mac);
+        let (program, hook, source_mac, destination_mac) = if outgoing {
+            (pin::POD_OUT, Hook::PodOut, pod, gateway)
+        } else {
+            (pin::POD_IN, Hook::PodIn, gateway, pod)
         };
-        self.maps.endpoints.set(&SENDER, &receiver)?;
         let opening = Opening {
             from,
             to,
             protocol,
             source_port: self.source_port(),
             port,
-            source_mac: endpoint.gateway_mac,
-            destination_mac: endpoint.mac,
+            source_mac,
+            destination_mac,
         };
-        let outcome = self.run(pin::POD_IN, Hook::PodIn, &opening);
+        let lent = Endpoint {
+            ifindex: LOOPBACK,
+            ..endpoint
+        };
+        self.maps.endpoints.set(&SENDER, &lent)?;
+        let outcome = self.run(program, hook, &opening);
         self.maps.endpoints.set(&SENDER, &Endpoint::default())?;
         outcome
     }

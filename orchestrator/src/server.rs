@@ -22,7 +22,10 @@ use crate::{
     config::ServerConfig,
     controller::{
         Controllers, Options,
-        network::allocator::{Range, RangeError, ServiceAllocator},
+        network::{
+            allocator::{Range, RangeError, ServiceAllocator},
+            api_server::Reachable,
+        },
         runtime::Clock,
     },
     registry::{Admission, Registry, client::Client, lifecycle::NamespaceLifecycle},
@@ -145,7 +148,7 @@ impl Server {
         let registry = Arc::new(Registry::new(
             Arc::new(store),
             cache,
-            admission_rules(&auth, allocator(&config)?),
+            admission_rules(&auth, ServiceAllocator::new(ranges(&config)?)),
             Arc::new(Timestamp::now),
         ));
         let user = User::component("system:apiserver", &[auth::identity::MASTERS]);
@@ -172,10 +175,7 @@ impl Server {
         );
         let (stop, serving) = keys.serve(listener, Arc::new(api), &metrics)?;
         report(watch.step("serving", format!("https://{public}")));
-        let options = Options {
-            root_ca: keys.authority.certificate_pem().to_owned(),
-            disabled: config.disabled_controllers.clone(),
-        };
+        let options = options(&config, &keys, address.port())?;
         let controllers = Controllers::start(Arc::clone(&registry), Clock::system(), &options);
         report(watch.step("controllers", format!("{} running", controllers.count())));
         let kubeconfig = config.kubeconfig.clone();
@@ -381,14 +381,22 @@ impl Stopwatch {
     }
 }
 
-/// Who gives Services their addresses.
-fn allocator(config: &ServerConfig) -> Result<ServiceAllocator, StartError> {
-    let ranges: Result<Vec<Range>, _> = config
-        .service_cidr
-        .iter()
-        .map(|text| Range::parse(text))
-        .collect();
-    Ok(ServiceAllocator::new(ranges?))
+/// What controllers need to know.
+fn options(config: &ServerConfig, keys: &Keys, port: u16) -> Result<Options, StartError> {
+    Ok(Options {
+        root_ca: keys.authority.certificate_pem().to_owned(),
+        server: Some(Reachable {
+            address: SocketAddr::new(config.advertise, port),
+            ranges: ranges(config)?,
+        }),
+        disabled: config.disabled_controllers.clone(),
+    })
+}
+
+/// The ranges of Service addresses.
+fn ranges(config: &ServerConfig) -> Result<Vec<Range>, RangeError> {
+    let ranges = config.service_cidr.iter();
+    ranges.map(|text| Range::parse(text)).collect()
 }
 
 /// What every write has to pass, in this order.

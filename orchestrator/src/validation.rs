@@ -21,8 +21,7 @@ mod workload;
 use serde_json::Value;
 
 pub use cluster::{
-    certificate_signing_request, certificate_signing_request_update, endpoint_slice,
-    endpoint_slice_update, endpoints, event, lease, namespace, node, node_update,
+    endpoint_slice, endpoint_slice_update, endpoints, event, lease, namespace, node, node_update,
 };
 pub use config::{config_map, config_map_update, secret, secret_update, service_account};
 pub use job::{cron_job, job, job_update};

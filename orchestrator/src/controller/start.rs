@@ -15,7 +15,12 @@ use super::{
         pod_gc::PodGarbageCollector,
         service_account::{RootCaPublisher, ServiceAccountController},
     },
-    network::endpoint_slice::EndpointSliceController,
+    network::{
+        api_server::{ApiServerController, Reachable},
+        endpoint_slice::EndpointSliceController,
+        endpoints::EndpointsController,
+        mirroring::MirroringController,
+    },
     runtime::{Clock, Context, Queue, Runtime},
 };
 use crate::registry::Registry;
@@ -25,6 +30,8 @@ use crate::registry::Registry;
 pub struct Options {
     /// The CA in PEM, as pods are given it.
     pub root_ca: String,
+    /// How pods reach the server; `None` where there is none to reach.
+    pub server: Option<Reachable>,
     /// Names that are not to run.
     pub disabled: Vec<String>,
 }
@@ -57,6 +64,17 @@ const ALL: &[Start] = &[
     }),
     ("endpointslice-controller", |r, c, _| {
         r.run(c, EndpointSliceController::new(c));
+    }),
+    ("endpoint-controller", |r, c, _| {
+        r.run(c, EndpointsController::new(c));
+    }),
+    ("endpointslicemirroring-controller", |r, c, _| {
+        r.run(c, MirroringController::new(c));
+    }),
+    ("kubernetes-service-controller", |r, c, o| {
+        if let Some(server) = o.server.clone() {
+            r.run(c, ApiServerController::new(c, server));
+        }
     }),
     ("daemonset-controller", |r, c, _| {
         r.run(c, DaemonSetController::new(c));

@@ -101,8 +101,14 @@ fn validate(object: &Value, causes: &mut Causes) {
             causes.push(Cause::invalid("spec.signerName", &json!(signer), why));
         }
     }
-    if spec["usages"].as_array().is_none_or(Vec::is_empty) {
+    let usages = spec["usages"].as_array().map_or(&[][..], Vec::as_slice);
+    if usages.is_empty() {
         causes.push(Cause::required("spec.usages", ""));
+    }
+    for (index, usage) in usages.iter().enumerate() {
+        if usages.iter().take(index).any(|other| other == usage) {
+            causes.push(Cause::duplicate(&format!("spec.usages[{index}]"), usage));
+        }
     }
     if spec["expirationSeconds"]
         .as_i64()
@@ -134,6 +140,8 @@ mod tests {
         let mut causes = Vec::new();
         let spec = json!({"signerName": "nodomain/x", "expirationSeconds": 10});
         validate(&json!({"spec": spec}), &mut causes);
+        let usages = json!({"request": "x", "signerName": "a.b/c", "usages": ["client auth", "client auth"]});
+        validate(&json!({"spec": usages}), &mut causes);
         let fields: Vec<_> = causes.iter().map(|cause| cause.field.as_str()).collect();
         assert_eq!(
             fields,
@@ -141,7 +149,8 @@ mod tests {
                 "spec.request",
                 "spec.signerName",
                 "spec.usages",
-                "spec.expirationSeconds"
+                "spec.expirationSeconds",
+                "spec.usages[1]"
             ]
         );
     }

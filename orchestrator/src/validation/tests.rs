@@ -746,8 +746,7 @@ fn cluster_objects_are_refused_in_upstreams_words() {
     );
 }
 
-const RULES: [Rule; 25] = [
-    certificate_signing_request,
+const RULES: [Rule; 24] = [
     config_map,
     cron_job,
     daemon_set,
@@ -773,8 +772,7 @@ const RULES: [Rule; 25] = [
     stateful_set,
     storage_class,
 ];
-const CHANGES: [Change; 15] = [
-    certificate_signing_request_update,
+const CHANGES: [Change; 14] = [
     config_map_update,
     daemon_set_update,
     deployment_update,

@@ -17,4 +17,5 @@ mod harness;
 mod hollow;
 mod kubectl;
 mod races;
+mod services;
 mod tool;

@@ -48,6 +48,11 @@ impl Range {
         if self.base.is_ipv4() { "IPv4" } else { "IPv6" }
     }
 
+    /// The first address that is given.
+    pub fn first(&self) -> IpAddr {
+        self.at(1)
+    }
+
     /// The address at an offset.
     pub(super) fn at(&self, offset: u128) -> IpAddr {
         match self.base {

@@ -1,0 +1,151 @@
+//! What stands behind Services: Endpoints, slices, and the server's own Service.
+
+use std::time::Duration;
+
+use fairlead::{
+    registry::DeleteOptions,
+    resource::{Resource, cluster::ENDPOINT_SLICE, core::ENDPOINTS, pod::POD, service::SERVICE},
+};
+use serde_json::{Value, json};
+
+use crate::harness::Cluster;
+
+/// Waits until an object, or its absence, is as it should be.
+async fn settled(cluster: &Cluster, what: &str, done: impl Fn(&Cluster) -> bool) {
+    let deadline = tokio::time::Instant::now() + Duration::from_secs(20);
+    while !done(cluster) {
+        assert!(
+            tokio::time::Instant::now() < deadline,
+            "{what}: not so after 20 s"
+        );
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+fn object(cluster: &Cluster, resource: &Resource, key: &str) -> Value {
+    let client = cluster.client();
+    let entry = client.cache_of(resource).get(key);
+    entry.map_or(Value::Null, |entry| entry.value())
+}
+
+fn slices(cluster: &Cluster, service: &str) -> Vec<Value> {
+    let client = cluster.client();
+    let page = client
+        .cache_of(&ENDPOINT_SLICE)
+        .list(&fairlead::cache::Query::default());
+    let all = page.unwrap().entries;
+    let of = all
+        .iter()
+        .filter(|e| e.label("kubernetes.io/service-name") == Some(service));
+    of.map(|entry| entry.value()).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_servers_own_service_comes_back_when_it_is_deleted() {
+    let cluster = Cluster::start("own-service").await;
+    let all = [&SERVICE, &ENDPOINTS, &ENDPOINT_SLICE];
+    let key = "default/kubernetes";
+    let present = |c: &Cluster| all.iter().all(|r| !object(c, r, key).is_null());
+    settled(&cluster, "the first ones", present).await;
+    let first = object(&cluster, &SERVICE, key);
+    assert_eq!(first["spec"]["clusterIP"], "10.96.0.1");
+    for resource in all {
+        let options = DeleteOptions::default();
+        let client = cluster.client();
+        let gone = client.delete_of(resource, "default", "kubernetes", &options);
+        // A Service may have taken its Endpoints with it already.
+        gone.await
+            .map_or_else(|status| assert!(status.is("NotFound"), "{status}"), drop);
+    }
+    settled(&cluster, "the second ones", present).await;
+    let second = object(&cluster, &SERVICE, key);
+    assert_ne!(first["metadata"]["uid"], second["metadata"]["uid"]);
+    assert_eq!(second["spec"]["clusterIP"], "10.96.0.1");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_services_pods_stand_in_its_endpoints_and_in_its_slice() {
+    let cluster = Cluster::start("endpoints").await;
+    let client = cluster.client();
+    let service = json!({"metadata": {"name": "web"}, "spec": {"selector": {"app": "web"}, "ports": [{"port": 80, "targetPort": "http"}]}});
+    client
+        .create_value(&SERVICE, "default", service)
+        .await
+        .unwrap();
+    // None yet: an empty object, and an empty slice that says so.
+    let empty = |c: &Cluster| {
+        slices(c, "web").len() == 1 && !object(c, &ENDPOINTS, "default/web").is_null()
+    };
+    settled(&cluster, "a slice without endpoints", empty).await;
+    assert!(slices(&cluster, "web")[0]["endpoints"].is_null());
+    let pod = json!({"metadata": {"name": "a", "labels": {"app": "web"}}, "spec": {"containers": [
+        {"name": "c", "image": "i", "ports": [{"name": "http", "containerPort": 8080}]},
+    ]}});
+    client.create_value(&POD, "default", pod).await.unwrap();
+    let status = |pod: &mut Value| {
+        pod["status"] = json!({
+            "phase": "Running",
+            "podIP": "192.0.2.5",
+            "podIPs": [{"ip": "192.0.2.5"}],
+            "conditions": [{"type": "Ready", "status": "True"}],
+        });
+    };
+    let edited = client.edit_status::<k8s_openapi::api::core::v1::Pod>("default", "a", status);
+    edited.await.unwrap();
+    settled(&cluster, "the pod's address", |c| {
+        let subset = &object(c, &ENDPOINTS, "default/web")["subsets"][0];
+        let slices = slices(c, "web");
+        subset["addresses"][0]["ip"] == "192.0.2.5"
+            && subset["ports"][0]["port"] == 8080
+            && slices.len() == 1
+            && slices[0]["endpoints"][0]["addresses"] == json!(["192.0.2.5"])
+    })
+    .await;
+    client
+        .delete_of(&SERVICE, "default", "web", &DeleteOptions::default())
+        .await
+        .unwrap();
+    settled(&cluster, "nothing left", |c| {
+        slices(c, "web").is_empty() && object(c, &ENDPOINTS, "default/web").is_null()
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn endpoints_that_somebody_writes_are_mirrored_while_their_service_has_no_selector() {
+    let cluster = Cluster::start("mirroring").await;
+    let client = cluster.client();
+    let endpoints = json!({"metadata": {"name": "ext"}, "subsets": [{"addresses": [{"ip": "192.0.2.50"}], "ports": [{"port": 5432}]}]});
+    client
+        .create_value(&ENDPOINTS, "default", endpoints)
+        .await
+        .unwrap();
+    let service = json!({"metadata": {"name": "ext"}, "spec": {"ports": [{"port": 5432}]}});
+    client
+        .create_value(&SERVICE, "default", service)
+        .await
+        .unwrap();
+    let mirrored = |address: &'static str| {
+        move |c: &Cluster| {
+            let slices = slices(c, "ext");
+            slices.len() == 1 && slices[0]["endpoints"][0]["addresses"][0] == address
+        }
+    };
+    settled(&cluster, "a mirrored slice", mirrored("192.0.2.50")).await;
+    let label = "endpointslice.kubernetes.io/managed-by";
+    let slice = &slices(&cluster, "ext")[0];
+    assert_eq!(
+        slice["metadata"]["labels"][label],
+        "endpointslicemirroring-controller.k8s.io"
+    );
+    let moved =
+        |endpoints: &mut Value| endpoints["subsets"][0]["addresses"][0]["ip"] = "192.0.2.51".into();
+    let edited = client.edit::<k8s_openapi::api::core::v1::Endpoints>("default", "ext", moved);
+    edited.await.unwrap();
+    settled(&cluster, "the new address", mirrored("192.0.2.51")).await;
+    client
+        .delete_of(&SERVICE, "default", "ext", &DeleteOptions::default())
+        .await
+        .unwrap();
+    settled(&cluster, "nothing left", |c| slices(c, "ext").is_empty()).await;
+}

@@ -107,7 +107,7 @@ fn validate(object: &Value, causes: &mut Causes) {
     }
     for (index, usage) in usages.iter().enumerate() {
         if usages.iter().take(index).any(|other| other == usage) {
-            causes.push(Cause::duplicate(&format!("spec.usages[{index}]"), usage));
+            causes.push(Cause::duplicate(format!("spec.usages[{index}]"), usage));
         }
     }
     if spec["expirationSeconds"]

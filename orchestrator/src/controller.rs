@@ -10,5 +10,6 @@ pub mod network;
 pub mod pods;
 pub mod runtime;
 mod start;
+pub mod storage;
 
 pub use start::{Controllers, Options};

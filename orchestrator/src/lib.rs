@@ -18,6 +18,7 @@ pub mod patch;
 pub mod proto;
 pub mod registry;
 pub mod resource;
+pub mod schedule;
 pub mod scheduler;
 pub mod schema;
 pub mod seed;

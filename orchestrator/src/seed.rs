@@ -4,16 +4,19 @@ use serde_json::{Value, json};
 use tokio::task::JoinSet;
 
 use crate::{
+    admission::storage::DEFAULT_CLASS,
     auth::{
         aggregation,
         defaults::{self, DefaultBinding},
     },
     config::ServerConfig,
+    controller::storage::local_path::PROVISIONER_NAME,
     registry::{DeleteOptions, Target, client::Client},
     resource::{
         Resource,
         core::NAMESPACE,
         rbac::{CLUSTER_ROLE, CLUSTER_ROLE_BINDING, ROLE},
+        storage::STORAGE_CLASS,
     },
     status::Status,
 };
@@ -31,6 +34,7 @@ pub async fn objects(client: &Client, _config: &ServerConfig) -> Result<usize, S
         let namespace = json!({"metadata": {"name": name}});
         made += usize::from(ensure(client, &NAMESPACE, "", namespace).await?);
     }
+    made += usize::from(ensure(client, &STORAGE_CLASS, "", local_path()).await?);
     // Side by side, so that they share the disk's flushes.
     let mut tasks = JoinSet::new();
     for role in defaults::roles() {
@@ -56,6 +60,16 @@ pub async fn objects(client: &Client, _config: &ServerConfig) -> Result<usize, S
     }
     aggregation::settle(client).await?;
     Ok(made)
+}
+
+/// The class that claims get unless they name one: directories of the nodes.
+fn local_path() -> Value {
+    json!({
+        "metadata": {"name": "local-path", "annotations": {DEFAULT_CLASS: "true"}},
+        "provisioner": PROVISIONER_NAME,
+        "reclaimPolicy": "Delete",
+        "volumeBindingMode": "WaitForFirstConsumer",
+    })
 }
 
 async fn bind(client: &Client, binding: &DefaultBinding) -> Result<usize, Status> {

@@ -11,7 +11,6 @@ mod environment;
 mod job;
 mod network_policy;
 mod pod;
-mod schedule;
 mod scheduling;
 mod service;
 mod storage;
@@ -27,7 +26,6 @@ pub use config::{config_map, config_map_update, secret, secret_update, service_a
 pub use job::{cron_job, job, job_update};
 pub use network_policy::network_policy;
 pub use pod::{ephemeral_containers_update, pod, pod_create, pod_template, pod_update};
-pub use schedule::{Schedule, ScheduleError};
 pub use service::{service, service_update};
 pub use storage::{
     persistent_volume, persistent_volume_claim, persistent_volume_claim_update,

@@ -13,7 +13,7 @@ pub const CLAIM_PROTECTION: &str = "kubernetes.io/pvc-protection";
 /// Holds a volume that is bound to a claim.
 pub const VOLUME_PROTECTION: &str = "kubernetes.io/pv-protection";
 /// Marks the class that claims get by default.
-const DEFAULT_CLASS: &str = "storageclass.kubernetes.io/is-default-class";
+pub const DEFAULT_CLASS: &str = "storageclass.kubernetes.io/is-default-class";
 const BETA_CLASS: &str = "volume.beta.kubernetes.io/storage-class";
 
 /// The rule.
@@ -51,7 +51,7 @@ fn wants_class(claim: &Value) -> bool {
 }
 
 /// The class marked as default; of several the youngest, then the first by name.
-fn default_class(cache: &Cache) -> Option<String> {
+pub fn default_class(cache: &Cache) -> Option<String> {
     let classes = resource::find("storage.k8s.io", "v1", "storageclasses")?;
     let page = cache.of(classes).list(&Query::default()).ok()?;
     let objects = page.entries.iter().map(|entry| entry.value());

@@ -1,4 +1,5 @@
 //! Controllers of work that ends.
 
+pub mod cronjob;
 pub mod job;
 pub mod plan;

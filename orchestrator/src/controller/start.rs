@@ -7,7 +7,7 @@ use super::{
         daemonset::DaemonSetController, deployment::DeploymentController,
         replicaset::ReplicaSetController, statefulset::StatefulSetController,
     },
-    batch::job::JobController,
+    batch::{cronjob::CronJobController, job::JobController},
     cluster::{
         garbage::GarbageCollector,
         namespace::NamespaceController,
@@ -22,6 +22,11 @@ use super::{
         mirroring::MirroringController,
     },
     runtime::{Clock, Context, Queue, Runtime},
+    storage::{
+        binder::VolumeBinder,
+        local_path::LocalPathProvisioner,
+        protection::{ClaimProtection, VolumeProtection},
+    },
 };
 use crate::registry::Registry;
 
@@ -90,6 +95,21 @@ const ALL: &[Start] = &[
     }),
     ("job-controller", |r, c, _| {
         r.run(c, JobController::new(c));
+    }),
+    ("cronjob-controller", |r, c, _| {
+        r.run(c, CronJobController::new(c));
+    }),
+    ("persistent-volume-binder", |r, c, _| {
+        r.run(c, VolumeBinder::new(c));
+    }),
+    ("local-path-provisioner", |r, c, _| {
+        r.run(c, LocalPathProvisioner::new(c));
+    }),
+    ("pvc-protection-controller", |r, c, _| {
+        r.run(c, ClaimProtection::new(c));
+    }),
+    ("pv-protection-controller", |r, c, _| {
+        r.run(c, VolumeProtection::new(c));
     }),
     ("default-scheduler", |r, c, _| {
         r.spawn(crate::scheduler::run(c.clone()));

@@ -2,20 +2,22 @@
 
 use std::time::Duration;
 
-use k8s_openapi::api::core::v1::NodeSelector;
-use serde::Deserialize;
+use k8s_openapi::api::core::v1::{NodeSelector, NodeSelectorRequirement, NodeSelectorTerm};
 use serde_json::{Value, json};
 
 use super::{
     SELECTED_NODE,
     pod::PodInfo,
-    volume::{Claim, Volumes},
+    volume::{Claim, Room, Volumes},
 };
 use crate::{
     cache::Selector,
-    controller::runtime::{
-        Clock, later,
-        object::{Meta, decode, list, served},
+    controller::{
+        runtime::{
+            Clock, later,
+            object::{Head, decode, list, served},
+        },
+        storage::matching::{self, Volume, choices},
     },
     registry::{Caller, Target, WriteOptions, client::Client},
     status::{Status, Subject},
@@ -25,36 +27,6 @@ use crate::{
 const VOLUME_WAIT: Duration = Duration::from_mins(10);
 /// Provisioner of classes whose volumes are made by hand.
 const BY_HAND: &str = "kubernetes.io/no-provisioner";
-
-#[derive(Debug, Deserialize)]
-struct RawClaim {
-    metadata: Meta,
-    #[serde(default)]
-    spec: Value,
-    #[serde(default)]
-    status: Value,
-}
-
-#[derive(Debug, Deserialize)]
-struct RawVolume {
-    #[serde(default)]
-    spec: RawVolumeSpec,
-    #[serde(default)]
-    status: Value,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
-struct RawVolumeSpec {
-    node_affinity: Option<Affinity>,
-    claim_ref: Option<Value>,
-    storage_class_name: String,
-}
-
-#[derive(Debug, Deserialize)]
-struct Affinity {
-    required: Option<NodeSelector>,
-}
 
 /// What a pod's claims demand of its node.
 ///
@@ -67,7 +39,7 @@ pub(super) fn volumes(client: &Client, pod: &PodInfo) -> Result<Volumes, String>
         let claims = client.cache_of(served("", "persistentvolumeclaims"));
         let missing = || format!("persistentvolumeclaim {name:?} not found");
         let entry = claims.get(&key).ok_or_else(missing)?;
-        let claim: RawClaim = decode(&entry).map_err(|status| status.message)?;
+        let claim: matching::Claim = decode(&entry).map_err(|status| status.message)?;
         if claim.metadata.deleting() {
             return Err(format!("persistentvolumeclaim {name:?} is being deleted"));
         }
@@ -76,44 +48,71 @@ pub(super) fn volumes(client: &Client, pod: &PodInfo) -> Result<Volumes, String>
     Ok(volumes)
 }
 
-fn demand(client: &Client, claim: &RawClaim) -> Result<Claim, String> {
-    let volumes = client.cache_of(served("", "persistentvolumes"));
-    let bound = claim.spec["volumeName"].as_str().unwrap_or_default();
-    if claim.status["phase"] == "Bound" {
+fn demand(client: &Client, claim: &matching::Claim) -> Result<Claim, String> {
+    let bound = &claim.spec.volume_name;
+    if claim.is_bound() {
         let missing = || format!("persistentvolume {bound:?} not found");
+        let volumes = client.cache_of(served("", "persistentvolumes"));
         let entry = volumes.get(bound).ok_or_else(missing)?;
-        let volume: RawVolume = decode(&entry).map_err(|status| status.message)?;
-        return Ok(Claim::Bound(
-            volume.spec.node_affinity.and_then(|a| a.required),
-        ));
+        let volume: Volume = decode(&entry).map_err(|status| status.message)?;
+        return Ok(Claim::Bound(volume.spec.node_affinity.required));
     }
-    let class = claim.spec["storageClassName"].as_str().unwrap_or_default();
     let classes = client.cache_of(served("storage.k8s.io", "storageclasses"));
-    let class_entry = classes.get(class).map(|entry| entry.value());
-    let waits = class_entry
+    let class = classes.get(claim.class()).map(|entry| entry.value());
+    let waits = class
         .as_ref()
-        .is_some_and(|c| c["volumeBindingMode"] == "WaitForFirstConsumer");
-    if !waits || !bound.is_empty() {
+        .filter(|class| class["volumeBindingMode"] == "WaitForFirstConsumer");
+    let Some(class) = waits.filter(|_| bound.is_empty()) else {
         return Err("pod has unbound immediate PersistentVolumeClaims".to_owned());
-    }
-    let free = |volume: &RawVolume| {
-        volume.spec.claim_ref.is_none()
-            && volume.status["phase"] == "Available"
-            && volume.spec.storage_class_name == class
     };
     let entries = list(client, served("", "persistentvolumes"), "").map_err(|s| s.message)?;
-    let candidates = entries
-        .iter()
-        .filter_map(|entry| entry.decode::<RawVolume>().ok())
-        .filter(free)
-        .map(|volume| volume.spec.node_affinity.and_then(|a| a.required))
+    let volumes: Vec<Volume> = entries.iter().filter_map(|e| e.decode().ok()).collect();
+    let candidates = choices(claim, &volumes, false)
+        .into_iter()
+        .map(|volume| {
+            let place = volume.spec.node_affinity.required.clone();
+            (volume.metadata.name.clone(), place)
+        })
         .collect();
-    let provisioner = class_entry.as_ref().and_then(|c| c["provisioner"].as_str());
-    let dynamic = provisioner.is_some_and(|name| name != BY_HAND);
-    Ok(Claim::Waiting {
-        candidates,
-        dynamic,
+    let room = room(class);
+    Ok(Claim::Waiting { candidates, room })
+}
+
+/// Where volumes of a class can be made.
+fn room(class: &Value) -> Room {
+    if class["provisioner"] == BY_HAND {
+        return Room::Nowhere;
+    }
+    let terms = class["allowedTopologies"].as_array().into_iter().flatten();
+    let terms: Vec<NodeSelectorTerm> = terms
+        .map(|term| NodeSelectorTerm {
+            match_expressions: Some(labels_in(&term["matchLabelExpressions"])),
+            match_fields: None,
+        })
+        .collect();
+    if terms.is_empty() {
+        return Room::Anywhere;
+    }
+    Room::Within(NodeSelector {
+        node_selector_terms: terms,
     })
+}
+
+fn labels_in(expressions: &Value) -> Vec<NodeSelectorRequirement> {
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    let one = |expression: &Value| NodeSelectorRequirement {
+        key: text(&expression["key"]),
+        operator: "In".to_owned(),
+        values: expression["values"]
+            .as_array()
+            .map(|values| values.iter().map(text).collect()),
+    };
+    expressions
+        .as_array()
+        .into_iter()
+        .flatten()
+        .map(one)
+        .collect()
 }
 
 /// Replaces, or adds, the condition of the same type; its time of change
@@ -153,7 +152,7 @@ impl Bind {
             self.select_node(&pod.meta.namespace, claim, node).await?;
         }
         if !self.claims.is_empty() {
-            self.wait_for_volumes(pod).await?;
+            self.wait_for_volumes(pod, node).await?;
         }
         let target = Target {
             subresource: "binding",
@@ -181,36 +180,49 @@ impl Bind {
         self.client.change(target, &change).await.map(drop)
     }
 
-    /// Resolves when all claims are bound.
-    async fn wait_for_volumes(&self, pod: &PodInfo) -> Result<(), Status> {
+    /// Resolves when all claims are bound; fails when one will not be on this node.
+    async fn wait_for_volumes(&self, pod: &PodInfo, node: &str) -> Result<(), Status> {
         let claims = served("", "persistentvolumeclaims");
         let cache = self.client.cache_of(claims);
         let namespace = Some(pod.meta.namespace.clone());
         let watch = cache.list_and_watch(namespace, Selector::default());
         let (_, mut watcher) = watch.map_err(|error| Status::expired(error.to_string()))?;
         let deadline = later(self.clock.now(), VOLUME_WAIT);
-        let late = || {
+        let refused = |why: &str| {
             let subject = Subject {
                 group: "",
                 resource: "persistentvolumeclaims",
             };
-            Status::conflict(
-                subject,
-                &pod.meta.name,
-                "its volumes were not bound in time",
-            )
+            Status::conflict(subject, &pod.meta.name, why)
         };
+        let claim = |name: &String| cache.get(&format!("{}/{name}", pod.meta.namespace));
         loop {
             let is_bound = |name: &String| {
-                let entry = cache.get(&format!("{}/{name}", pod.meta.namespace));
-                entry.is_some_and(|entry| entry.value()["status"]["phase"] == "Bound")
+                claim(name).is_some_and(|entry| entry.value()["status"]["phase"] == "Bound")
+            };
+            let is_given_up = |name: &String| {
+                let head = claim(name).and_then(|entry| entry.decode::<Head>().ok());
+                head.is_none_or(|head| {
+                    head.metadata
+                        .annotations
+                        .get(SELECTED_NODE)
+                        .map(String::as_str)
+                        != Some(node)
+                })
             };
             if self.claims.iter().all(is_bound) {
                 return Ok(());
             }
+            if self
+                .claims
+                .iter()
+                .any(|name| !is_bound(name) && is_given_up(name))
+            {
+                return Err(refused("its volumes cannot be had on the chosen node"));
+            }
             tokio::select! {
                 seen = watcher.next() => drop(seen.map_err(|error| Status::expired(error.to_string()))?),
-                () = self.clock.sleep_until(deadline) => return Err(late()),
+                () = self.clock.sleep_until(deadline) => return Err(refused("its volumes were not bound in time")),
             }
         }
     }

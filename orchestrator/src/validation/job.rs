@@ -2,9 +2,10 @@
 
 use serde_json::Value;
 
-use super::{At, Schedule, pod_template};
+use super::{At, pod_template};
 use crate::cache::selector::Selector;
 use crate::resource::Causes;
+use crate::schedule::{self, Schedule};
 use crate::status::Cause;
 
 /// Names of jobs made by a CronJob are 11 characters longer than its own.
@@ -188,17 +189,18 @@ pub fn cron_job(object: &Value, causes: &mut Causes) {
         }
     }
     let zone = spec.field("timeZone");
-    let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'/' | b'_' | b'-' | b'+');
-    if zone.value.is_string() && (!zone.is_set() || !zone.text().bytes().all(plain)) {
-        zone.invalid(
-            "must be a time zone name such as `Europe/Berlin` or `Etc/UTC`",
-            causes,
-        );
-    } else if zone.text().eq_ignore_ascii_case("local") {
-        zone.invalid(
-            "timeZone must be an explicit time zone as defined in https://www.iana.org/time-zones",
-            causes,
-        );
+    if zone.value.is_string() {
+        let name = zone.text();
+        if name.is_empty() {
+            zone.invalid("timeZone must be nil or non-empty string", causes);
+        } else if name.eq_ignore_ascii_case("local") {
+            zone.invalid(
+                "timeZone must be an explicit time zone as defined in https://www.iana.org/time-zones",
+                causes,
+            );
+        } else if schedule::zone(name).is_none() {
+            zone.invalid(format!("unknown time zone {name}"), causes);
+        }
     }
     for number in [
         "startingDeadlineSeconds",

@@ -392,6 +392,14 @@ fn jobs_and_cron_jobs_are_refused_in_upstreams_words() {
                 ],
             ),
             (
+                "/spec/timeZone",
+                json!("Europe/Atlantis"),
+                &[
+                    "spec.timeZone: Invalid value: \"Europe/Atlantis\": unknown time zone Europe/Atlantis",
+                ],
+            ),
+            ("/spec/timeZone", json!("Europe/Berlin"), &[]),
+            (
                 "/spec/jobTemplate/spec/template/spec/containers",
                 json!([]),
                 &["spec.jobTemplate.spec.template.spec.containers: Required value"],

@@ -12,6 +12,7 @@
 mod api;
 mod bad_input;
 mod clients;
+mod controllers;
 mod crash;
 mod harness;
 mod hollow;

@@ -69,7 +69,7 @@ pub fn resource() -> &'static Resource {
     served("batch", "jobs")
 }
 
-fn condition<'a>(status: &'a Value, r#type: &str) -> Option<&'a Value> {
+pub(super) fn condition<'a>(status: &'a Value, r#type: &str) -> Option<&'a Value> {
     let mut conditions = status["conditions"].as_array()?.iter();
     conditions.find(|c| c["type"] == r#type && c["status"] == "True")
 }

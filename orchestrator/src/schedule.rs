@@ -1,6 +1,10 @@
-//! Cron schedules: five fields, or one of the `@` names, as upstream reads them.
+//! Cron schedules: five fields, or one of the `@` names, as upstream reads
+//! them, and the times they mean. Pure.
 
+use jiff::tz::TimeZone;
 use thiserror::Error;
+
+mod next;
 
 /// A schedule that cannot be read.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
@@ -78,7 +82,7 @@ impl Schedule {
         let any = |field: &str| {
             field
                 .split(',')
-                .any(|part| part.starts_with(['*', '?']) && !part.contains('/'))
+                .any(|part| matches!(part, "*" | "?" | "*/1" | "?/1"))
         };
         Ok(Self::At {
             minutes: set(minutes, &plain(0, 59))?,
@@ -104,6 +108,13 @@ impl Schedule {
             any_weekday: any(weekdays),
         })
     }
+}
+
+/// The time zone of this IANA name, in its exact spelling. The zones are built
+/// in, so that every machine judges a name alike.
+pub fn zone(name: &str) -> Option<TimeZone> {
+    let zone = TimeZone::get(name).ok()?;
+    (zone.iana_name() == Some(name)).then_some(zone)
 }
 
 fn descriptor(name: &str) -> Result<Schedule, ScheduleError> {

@@ -227,6 +227,16 @@ impl ResourceCache {
         self.read().objects.get(key).cloned()
     }
 
+    /// Objects held.
+    pub fn len(&self) -> usize {
+        self.read().objects.len()
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
     /// The described resource.
     pub fn resource(&self) -> &'static Resource {
         self.resource

@@ -3,12 +3,13 @@
 use std::{
     net::{IpAddr, SocketAddr},
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use clap::Args;
 use serde::Deserialize;
 
-use crate::controller::Controllers;
+use crate::{controller::Controllers, hollow::duration};
 
 /// What `fairlead server` was told. Every setting may also stand in the file
 /// (`--config`), under the flag's name without dashes in front.
@@ -70,6 +71,10 @@ pub struct ServerArgs {
     /// Megabytes of recent events kept per resource for watches [default: 16].
     #[arg(long, env = "FAIRLEAD_WATCH_CACHE_MB", value_name = "MB")]
     pub watch_cache_mb: Option<usize>,
+
+    /// How long Events are kept after they were last told [default: 1h].
+    #[arg(long, env = "FAIRLEAD_EVENT_TTL", value_name = "TIME")]
+    pub event_ttl: Option<String>,
 }
 
 /// Settings with everything decided.
@@ -93,6 +98,8 @@ pub struct ServerConfig {
     pub disabled_controllers: Vec<String>,
     /// Bound of each resource's event ring.
     pub ring_bytes: usize,
+    /// How long Events live.
+    pub event_ttl: Duration,
 }
 
 /// Why settings cannot be used.
@@ -161,6 +168,7 @@ impl ServerArgs {
                 why: format!("{megabytes} is not between 1 and 1024"),
             });
         }
+        let event_ttl = event_ttl(self.event_ttl.or(file.event_ttl))?;
         let disabled_controllers = self
             .disable_controllers
             .or(file.disable_controllers)
@@ -194,7 +202,23 @@ impl ServerArgs {
                 .or(file.service_cidr)
                 .unwrap_or_else(|| vec!["10.96.0.0/16".to_owned()]),
             ring_bytes: megabytes << 20,
+            event_ttl,
         })
+    }
+}
+
+/// One hour if nothing is said.
+fn event_ttl(text: Option<String>) -> Result<Duration, ConfigError> {
+    let Some(text) = text else {
+        return Ok(Duration::from_hours(1));
+    };
+    let refuse = |why| ConfigError::Refused {
+        setting: "event-ttl",
+        why,
+    };
+    match duration(&text).map_err(refuse)? {
+        Duration::ZERO => Err(refuse("events must live for a while".to_owned())),
+        life => Ok(life),
     }
 }
 

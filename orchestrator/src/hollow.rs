@@ -79,7 +79,7 @@ pub struct HollowArgs {
     pub zones: u32,
 }
 
-/// Reads `500ms`, `2s`, `1m`.
+/// Reads `500ms`, `2s`, `1m`, `1h`.
 ///
 /// # Errors
 /// What is wrong and how to write it.
@@ -95,7 +95,10 @@ pub fn duration(text: &str) -> Result<Duration, String> {
         "ms" => Ok(Duration::from_millis(number)),
         "s" => Ok(Duration::from_secs(number)),
         "m" => Ok(Duration::from_secs(number.saturating_mul(60))),
-        _ => Err(format!("{text:?} has no unit; hint: write 500ms, 2s or 1m")),
+        "h" => Ok(Duration::from_secs(number.saturating_mul(3600))),
+        _ => Err(format!(
+            "{text:?} has no unit; hint: write 500ms, 2s, 1m or 1h"
+        )),
     }
 }
 

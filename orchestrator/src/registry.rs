@@ -31,6 +31,7 @@ mod create;
 
 mod delete;
 pub mod encode;
+pub mod expiry;
 pub mod lifecycle;
 mod metadata;
 mod ownership;
@@ -102,6 +103,14 @@ impl<'a> Target<'a> {
             subresource: "",
             namespace,
             name,
+        }
+    }
+
+    /// The same object in the version that is stored.
+    fn stored(self) -> Self {
+        Self {
+            resource: self.resource.stored_as(),
+            ..self
         }
     }
 

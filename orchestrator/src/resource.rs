@@ -15,6 +15,7 @@ pub mod batch;
 pub mod certificates;
 pub mod cluster;
 pub mod core;
+pub mod event;
 pub mod node;
 pub mod pod;
 pub mod rbac;
@@ -61,6 +62,19 @@ pub struct Resource {
     pub volatile: Option<&'static str>,
     /// Rules of this kind that the schema cannot say.
     pub rules: Rules,
+    /// If set, this is another version of stored objects, and its rules for
+    /// creates and updates see objects in this version.
+    pub view: Option<&'static View>,
+}
+
+/// How a version differs from the stored one: by names of fields.
+#[derive(Debug)]
+pub struct View {
+    /// The stored version. Its `key` is the view's too, and its selectable
+    /// fields begin with the view's.
+    pub of: &'static Resource,
+    /// Top-level fields, here and as stored.
+    pub renamed: &'static [(&'static str, &'static str)],
 }
 
 /// All verbs of an ordinary stored resource.
@@ -91,9 +105,14 @@ pub struct SelectableField {
 impl SelectableField {
     /// A text field that is empty by default.
     pub const fn text(name: &'static str) -> Self {
+        Self::renamed(name, name)
+    }
+
+    /// As [`Self::text`], stored under another name.
+    pub const fn renamed(name: &'static str, pointer: &'static str) -> Self {
         Self {
             name,
-            pointer: name,
+            pointer,
             default: "",
         }
     }
@@ -251,6 +270,7 @@ impl Resource {
             generation: false,
             volatile: None,
             rules: PLAIN,
+            view: None,
         }
     }
 
@@ -296,6 +316,61 @@ impl Resource {
         self.verbs.contains(&"get")
     }
 
+    /// The version that is stored: this one, but for views.
+    pub fn stored_as(&'static self) -> &'static Self {
+        self.view.map_or(self, |view| view.of)
+    }
+
+    /// Brings a stored object into this version.
+    pub fn show(&self, object: &mut Value) {
+        if let Some(view) = self.view {
+            let names = view.renamed.iter().map(|(here, stored)| (*stored, *here));
+            self.rename(object, names);
+        }
+    }
+
+    /// A stored object in this version.
+    #[must_use]
+    pub fn shown(&self, stored: &Value) -> Value {
+        let mut object = stored.clone();
+        self.show(&mut object);
+        object
+    }
+
+    /// Brings an object of this version into the stored one.
+    pub fn keep(&self, object: &mut Value) {
+        if let Some(view) = self.view {
+            view.of.rename(object, view.renamed.iter().copied());
+        }
+    }
+
+    /// Renames fields, and makes the object one of this version.
+    fn rename(
+        &self,
+        object: &mut Value,
+        names: impl Iterator<Item = (&'static str, &'static str)>,
+    ) {
+        let Some(map) = object.as_object_mut() else {
+            return;
+        };
+        for (from, to) in names {
+            if let Some(value) = map.remove(from) {
+                map.insert(to.to_owned(), value);
+            }
+        }
+        map.insert("apiVersion".to_owned(), self.api_version().into());
+    }
+
+    /// How this version names a field of a stored object.
+    pub fn field_here(&self, stored: &str) -> String {
+        let renamed = self.view.map_or(&[][..], |view| view.renamed);
+        let top = stored.split(['.', '[']).next().unwrap_or_default();
+        match renamed.iter().find(|(_, of)| *of == top) {
+            Some((here, _)) => stored.replacen(top, here, 1),
+            None => stored.to_owned(),
+        }
+    }
+
     /// The cache key of an object: `namespace/name`, or `name`.
     pub fn object_key(&self, namespace: &str, name: &str) -> String {
         if self.namespaced {
@@ -320,6 +395,7 @@ pub fn all() -> impl Iterator<Item = &'static Resource> {
     [
         core::ALL,
         apps::ALL,
+        event::ALL,
         review::ALL,
         batch::ALL,
         certificates::ALL,
@@ -331,9 +407,9 @@ pub fn all() -> impl Iterator<Item = &'static Resource> {
     .copied()
 }
 
-/// Those that have objects in the store.
+/// Those that have objects of their own in the store.
 pub fn stored() -> impl Iterator<Item = &'static Resource> {
-    all().filter(|r| r.is_stored())
+    all().filter(|r| r.is_stored() && r.view.is_none())
 }
 
 /// The resource of a path.

@@ -28,7 +28,7 @@ use crate::{
         },
         runtime::Clock,
     },
-    registry::{Admission, Registry, client::Client, lifecycle::NamespaceLifecycle},
+    registry::{Admission, Registry, client::Client, expiry, lifecycle::NamespaceLifecycle},
     seed,
     signer::Signer,
     status::Status,
@@ -272,6 +272,11 @@ impl Keys {
         vec![
             tokio::spawn(Arc::clone(&self.server).keep_fresh()),
             tokio::spawn(Arc::clone(&self.admin).keep_fresh()),
+            tokio::spawn(expiry::run(
+                client.clone(),
+                Clock::system(),
+                config.event_ttl,
+            )),
             tokio::spawn(auth::aggregation::follow(client)),
             tokio::spawn(signer.run()),
             tokio::spawn(async move {

@@ -8,6 +8,7 @@ mod cluster;
 mod config;
 mod container;
 mod environment;
+mod event;
 mod job;
 mod network_policy;
 mod pod;
@@ -20,9 +21,10 @@ mod workload;
 use serde_json::Value;
 
 pub use cluster::{
-    endpoint_slice, endpoint_slice_update, endpoints, event, lease, namespace, node, node_update,
+    endpoint_slice, endpoint_slice_update, endpoints, lease, namespace, node, node_update,
 };
 pub use config::{config_map, config_map_update, secret, secret_update, service_account};
+pub use event::{event, event_v1, event_v1_update};
 pub use job::{cron_job, job, job_update};
 pub use network_policy::network_policy;
 pub use pod::{ephemeral_containers_update, pod, pod_create, pod_template, pod_update};

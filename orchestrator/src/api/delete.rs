@@ -4,7 +4,7 @@ use axum::body::Body;
 use hyper::{Response, StatusCode, http::request::Parts};
 use serde_json::{Value, json};
 
-use super::{Api, Incoming, body, options, path::Place, respond, write::target};
+use super::{Api, Incoming, body, options, path::Place, respond, shape, write::target};
 use crate::{
     cache::Query,
     registry::{DeleteOptions, Deleted, Propagation, Target},
@@ -44,7 +44,7 @@ impl Api {
                 respond::value(StatusCode::OK, &status)
             }
             Deleted::Gone(object) | Deleted::Terminating(object) => {
-                respond::json(StatusCode::OK, object)
+                respond::json(StatusCode::OK, shape::plain(resource, &object))
             }
         })
     }
@@ -77,7 +77,7 @@ impl Api {
                 Ok(Deleted::Gone(object) | Deleted::Terminating(object)) => {
                     let object: Value =
                         serde_json::from_slice(&object).expect("the registry writes JSON");
-                    items.push(object);
+                    items.push(resource.shown(&object));
                 }
                 Err(status) if status.is("NotFound") => {}
                 Err(status) => return Err(status),

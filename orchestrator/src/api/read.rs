@@ -38,7 +38,7 @@ impl Api {
             .registry
             .get(Target::object(resource, place.namespace, place.name))?;
         Ok(match accept::shape(&parts.headers)? {
-            Shape::Plain => respond::json(StatusCode::OK, entry.bytes.clone()),
+            Shape::Plain => respond::json(StatusCode::OK, shape::plain(resource, &entry.bytes)),
             Shape::Metadata => respond::json(StatusCode::OK, shape::partial_bytes(&entry)),
             Shape::Table => {
                 let include = Include::parse(place.query);
@@ -69,7 +69,8 @@ impl Api {
                     &format!("{}List", resource.kind),
                     &metadata,
                 );
-                let objects = page.entries.into_iter().map(|entry| entry.bytes.clone());
+                let entries = page.entries.into_iter();
+                let objects = entries.map(move |entry| shape::plain(resource, &entry.bytes));
                 ListBody::response(head, objects, Bytes::from_static(b"]}\n"))
             }
             Shape::Metadata => {

@@ -76,7 +76,7 @@ fn rows_of(
             let shown = match include {
                 Include::Nothing => Value::Null,
                 Include::Metadata => partial(&object["metadata"]),
-                Include::Object => object,
+                Include::Object => resource.shown(&object),
             };
             json!({"cells": cells, "object": shown})
         })
@@ -104,6 +104,15 @@ fn rows_of(
         "columnDefinitions": definitions,
         "rows": rows,
     })
+}
+
+/// An object's bytes in the version that the client asked for.
+pub(super) fn plain(resource: &Resource, bytes: &Bytes) -> Bytes {
+    if resource.view.is_none() {
+        return bytes.clone();
+    }
+    let stored: Value = serde_json::from_slice(bytes).expect("the registry writes JSON");
+    bytes_of(&resource.shown(&stored))
 }
 
 /// A `PartialObjectMetadata` of this metadata.

@@ -233,7 +233,7 @@ impl Task {
 
     async fn deliver(&mut self, events: &[Delivery]) -> Result<(), Gone> {
         // One plain event goes out as the bytes that everyone shares.
-        if let ([one], Shape::Plain) = (events, self.style.shape) {
+        if let ([one], true) = (events, self.style.is_shared()) {
             return self.frames.send(one.frame()).await.map_err(|_closed| Gone);
         }
         let mut batch = BytesMut::new();
@@ -251,9 +251,9 @@ impl Task {
         entry: &Entry,
         delivery: Option<&Delivery>,
     ) -> Result<(), Gone> {
-        match (self.style.shape, delivery) {
-            (Shape::Plain, Some(delivery)) => batch.extend_from_slice(&delivery.frame()),
-            (Shape::Plain, None) => line(batch, label(kind), &entry.bytes),
+        match (self.style.is_shared(), delivery) {
+            (true, Some(delivery)) => batch.extend_from_slice(&delivery.frame()),
+            (true, None) => line(batch, label(kind), &entry.bytes),
             _ => {
                 let object = self.style.show(entry, delivery);
                 line(batch, label(kind), &object);
@@ -337,12 +337,22 @@ impl Style {
         (self.clock)()
     }
 
+    /// Whether this client takes the bytes that everyone shares.
+    fn is_shared(&self) -> bool {
+        self.shape == Shape::Plain && self.resource.view.is_none()
+    }
+
     /// An object in the client's shape.
     fn show(&mut self, entry: &Entry, delivery: Option<&Delivery>) -> Bytes {
         // A deletion shows an older state at the event's own revision.
         let revision = delivery.map_or(entry.revision, |d| d.event.revision());
         match self.shape {
-            Shape::Plain => entry.bytes.clone(),
+            Shape::Plain => {
+                let mut object = entry.value();
+                object["metadata"]["resourceVersion"] = revision.to_string().into();
+                self.resource.show(&mut object);
+                shape::bytes_of(&object)
+            }
             Shape::Metadata => {
                 let mut metadata = entry.value()["metadata"].take();
                 metadata["resourceVersion"] = revision.to_string().into();

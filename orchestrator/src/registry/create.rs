@@ -26,10 +26,16 @@ impl Registry {
         mut object: Value,
         options: &WriteOptions,
     ) -> Result<Written, Status> {
+        let asked = target;
+        let (mut warnings, mut causes) = (Vec::new(), Vec::new());
+        metadata::identify(asked, &mut object)?;
+        conform(asked.resource, &mut object, options, &mut warnings)?;
+        if asked.resource.view.is_some() {
+            (asked.resource.rules.validate_create)(&object, &mut causes);
+            asked.resource.keep(&mut object);
+        }
+        let target = asked.stored();
         let resource = target.resource;
-        let mut warnings = Vec::new();
-        metadata::identify(target, &mut object)?;
-        conform(resource, &mut object, options, &mut warnings)?;
         (resource.rules.default)(&mut object);
         metadata::begin(resource, &mut object, self.now())?;
 
@@ -57,16 +63,15 @@ impl Registry {
         }
         metadata::tidy(&mut object);
         self.own_fields(target, caller, options, None, &mut object)?;
-        let mut causes = Vec::new();
         validate::object_meta(resource, &object, &mut causes);
         (resource.rules.validate)(&object, &mut causes);
         (resource.rules.validate_create)(&object, &mut causes);
-        refuse(target, &object, causes)?;
+        refuse(asked, &object, causes)?;
         for rule in &self.admission {
             rule.review(&mut request, &object)?;
         }
         let written = self
-            .insert(target, &mut object, prefix.as_deref(), options)
+            .insert(asked, &mut object, prefix.as_deref(), options)
             .await;
         drop(holds);
         let (object, revision) = written?;
@@ -139,6 +144,11 @@ pub(super) fn refuse(target: Target<'_>, object: &Value, causes: Vec<Cause>) -> 
         return Ok(());
     }
     let name = object["metadata"]["name"].as_str().unwrap_or_default();
+    let here = |cause: Cause| Cause {
+        field: target.resource.field_here(&cause.field),
+        ..cause
+    };
+    let causes = causes.into_iter().map(here).collect();
     Err(Status::invalid(
         target.resource.group,
         target.resource.kind,

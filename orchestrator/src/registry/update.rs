@@ -41,11 +41,14 @@ impl Registry {
             let mut warnings = Vec::new();
             let mut holds: Vec<Hold> = Vec::new();
             let old = current.value();
-            let mut new = change(&old)?;
+            let mut new = match target.resource.view {
+                None => change(&old)?,
+                Some(_) => change(&target.resource.shown(&old))?,
+            };
             preconditions(target, &new, &old)?;
             let mut request = Request {
                 operation: Operation::Update,
-                target,
+                target: target.stored(),
                 caller,
                 old: Some(&old),
                 dry_run: options.dry_run,
@@ -53,7 +56,7 @@ impl Registry {
                 holds: &mut holds,
                 warnings: &mut warnings,
             };
-            self.prepare(&mut request, &mut new, options)?;
+            self.prepare(&mut request, target, &mut new, options)?;
             let finished = is_finished(target.resource, &new);
             match self
                 .replace(target, &key, &current, &new, finished, options)
@@ -78,14 +81,21 @@ impl Registry {
     fn prepare(
         &self,
         request: &mut Request<'_>,
+        asked: Target<'_>,
         new: &mut Value,
         options: &WriteOptions,
     ) -> Result<(), Status> {
         let target = request.target;
         let resource = target.resource;
         let old = request.old.expect("an update has an old object");
-        metadata::identify(target, new)?;
-        conform(resource, new, options, request.warnings)?;
+        let mut causes = Vec::new();
+        metadata::identify(asked, new)?;
+        conform(asked.resource, new, options, request.warnings)?;
+        if asked.resource.view.is_some() {
+            let old = asked.resource.shown(old);
+            (asked.resource.rules.validate_update)(new, &old, &mut causes);
+            asked.resource.keep(new);
+        }
         (resource.rules.default)(new);
         metadata::carry(new, old)?;
         isolate(resource, target.subresource, new, old);
@@ -98,7 +108,6 @@ impl Registry {
         metadata::tidy(new);
         metadata::count_generation(resource, new, old);
         self.own_fields(target, request.caller, options, Some(old), new)?;
-        let mut causes = Vec::new();
         validate::object_meta(resource, new, &mut causes);
         validate::update_meta(new, old, &mut causes);
         if target.subresource != "status" {
@@ -112,7 +121,7 @@ impl Registry {
             // The other doors let nothing but their own part through.
             _ => {}
         }
-        refuse(target, new, causes)?;
+        refuse(asked, new, causes)?;
         for rule in &self.admission {
             rule.review(request, new)?;
         }

@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use super::{
-    NameRule, PLAIN, REVIEW_VERBS, Resource, Rules, SelectableField, Subresource, node, pod,
+    NameRule, PLAIN, REVIEW_VERBS, Resource, Rules, SelectableField, Subresource, event, node, pod,
     service, storage,
     table::{self, AGE_COLUMN, Column},
 };
@@ -14,7 +14,7 @@ pub const ALL: &[&Resource] = &[
     &BINDING,
     &CONFIG_MAP,
     &ENDPOINTS,
-    &EVENT,
+    &event::EVENT,
     &LIMIT_RANGE,
     &NAMESPACE,
     &node::NODE,
@@ -71,79 +71,6 @@ pub static RESOURCE_QUOTA: Resource = Resource {
         "resourcequota",
     )
 };
-
-/// What happened; core and events.k8s.io show the same objects.
-pub static EVENT: Resource = Resource {
-    short_names: &["ev"],
-    fields: EVENT_FIELDS,
-    columns: &[
-        Column::text("Last Seen", last_seen),
-        Column::text("Type", |o, _| table::text_or(o, "/type", "")),
-        Column::text("Reason", |o, _| table::text_or(o, "/reason", "")),
-        Column::text("Object", |o, _| {
-            let object = &o["involvedObject"];
-            let kind = object["kind"].as_str().unwrap_or_default().to_lowercase();
-            Value::from(format!(
-                "{kind}/{}",
-                object["name"].as_str().unwrap_or_default()
-            ))
-        }),
-        Column::text("Subobject", |o, _| {
-            table::text_or(o, "/involvedObject/fieldPath", "")
-        })
-        .wide(),
-        Column::text("Source", |o, _| table::text_or(o, "/source/component", "")).wide(),
-        Column::text("Message", |o, _| {
-            Value::from(o["message"].as_str().unwrap_or_default().trim())
-        }),
-        Column::text("First Seen", |o, now| {
-            table::since(&o["firstTimestamp"], now)
-        })
-        .wide(),
-        Column::integer("Count", |o, _| {
-            Value::from(table::count(o, "/count").max(1))
-        })
-        .wide(),
-    ],
-    rules: Rules {
-        validate: validation::event,
-        ..PLAIN
-    },
-    ..Resource::namespaced("events", "", "Event", "events", "event")
-};
-
-/// Fields by which events are selected.
-pub const EVENT_FIELDS: &[SelectableField] = &[
-    SelectableField::text("involvedObject.kind"),
-    SelectableField::text("involvedObject.namespace"),
-    SelectableField::text("involvedObject.name"),
-    SelectableField::text("involvedObject.uid"),
-    SelectableField::text("involvedObject.apiVersion"),
-    SelectableField::text("involvedObject.resourceVersion"),
-    SelectableField::text("involvedObject.fieldPath"),
-    SelectableField::text("reason"),
-    SelectableField::text("reportingComponent"),
-    SelectableField {
-        name: "source",
-        pointer: "source.component",
-        default: "",
-    },
-    SelectableField::text("type"),
-];
-
-fn last_seen(event: &Value, now: jiff::Timestamp) -> Value {
-    let stamps = [
-        &event["series"]["lastObservedTime"],
-        &event["lastTimestamp"],
-        &event["eventTime"],
-        &event["metadata"]["creationTimestamp"],
-    ];
-    let newest = stamps
-        .into_iter()
-        .find(|stamp| stamp.is_string())
-        .unwrap_or(&Value::Null);
-    table::since(newest, now)
-}
 
 /// The oldest way to keep pods running; kept, and scaled by clients.
 pub static REPLICATION_CONTROLLER: Resource = Resource {

@@ -213,37 +213,3 @@ pub fn lease(object: &Value, causes: &mut Causes) {
         transitions.invalid("must be greater than or equal to 0", causes);
     }
 }
-
-/// Event, of either group: it lies in the namespace of what it is about.
-pub fn event(object: &Value, causes: &mut Causes) {
-    let root = At::root(object);
-    let namespace = root.field("metadata").field("namespace").text();
-    for field in ["involvedObject", "regarding"] {
-        let about = root.field(field);
-        let of = about.field("namespace");
-        // What is about no namespace lies in one of the cluster's own.
-        let fits = if of.is_set() {
-            of.text() == namespace
-        } else {
-            matches!(namespace, "default" | "kube-system")
-        };
-        if about.value.is_object() && !fits {
-            of.invalid("does not match event.namespace", causes);
-        }
-    }
-    if root.field("eventTime").is_set() {
-        for field in ["reportingController", "reportingComponent"] {
-            root.field(field)
-                .value
-                .as_str()
-                .filter(|name| !name.is_empty())
-                .inspect(|_| {
-                    root.field(field).qualified_name(causes);
-                });
-        }
-        if root.field("note").text().len() > 1024 {
-            root.field("note")
-                .invalid("can have at most 1024 characters", causes);
-        }
-    }
-}

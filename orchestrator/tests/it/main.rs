@@ -14,6 +14,7 @@ mod bad_input;
 mod clients;
 mod controllers;
 mod crash;
+mod events;
 mod harness;
 mod hollow;
 mod kubectl;

@@ -44,7 +44,7 @@ impl Api {
                 respond::value(StatusCode::OK, &status)
             }
             Deleted::Gone(object) | Deleted::Terminating(object) => {
-                respond::json(StatusCode::OK, shape::plain(resource, &object))
+                respond::json(StatusCode::OK, shape::plain(resource, object))
             }
         })
     }

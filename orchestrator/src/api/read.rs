@@ -38,7 +38,9 @@ impl Api {
             .registry
             .get(Target::object(resource, place.namespace, place.name))?;
         Ok(match accept::shape(&parts.headers)? {
-            Shape::Plain => respond::json(StatusCode::OK, shape::plain(resource, &entry.bytes)),
+            Shape::Plain => {
+                respond::json(StatusCode::OK, shape::plain(resource, entry.bytes.clone()))
+            }
             Shape::Metadata => respond::json(StatusCode::OK, shape::partial_bytes(&entry)),
             Shape::Table => {
                 let include = Include::parse(place.query);
@@ -70,7 +72,7 @@ impl Api {
                     &metadata,
                 );
                 let entries = page.entries.into_iter();
-                let objects = entries.map(move |entry| shape::plain(resource, &entry.bytes));
+                let objects = entries.map(move |entry| shape::plain(resource, entry.bytes.clone()));
                 ListBody::response(head, objects, Bytes::from_static(b"]}\n"))
             }
             Shape::Metadata => {

@@ -107,11 +107,11 @@ fn rows_of(
 }
 
 /// An object's bytes in the version that the client asked for.
-pub(super) fn plain(resource: &Resource, bytes: &Bytes) -> Bytes {
+pub(super) fn plain(resource: &Resource, bytes: Bytes) -> Bytes {
     if resource.view.is_none() {
-        return bytes.clone();
+        return bytes;
     }
-    let stored: Value = serde_json::from_slice(bytes).expect("the registry writes JSON");
+    let stored: Value = serde_json::from_slice(&bytes).expect("the registry writes JSON");
     bytes_of(&resource.shown(&stored))
 }
 

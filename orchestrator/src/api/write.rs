@@ -87,7 +87,7 @@ impl Api {
             StatusCode::OK
         };
         let mut response = match accept::shape(&parts.headers)? {
-            Shape::Plain => respond::json(code, shape::plain(resource, &written.object)),
+            Shape::Plain => respond::json(code, shape::plain(resource, written.object)),
             Shape::Metadata => respond::value(code, &shape::partial(&written.value()["metadata"])),
             Shape::Table => {
                 let include = shape::Include::parse(place.query);

@@ -11,6 +11,15 @@ use crate::status::Cause;
 /// Names of jobs made by a CronJob are 11 characters longer than its own.
 const CRON_JOB_NAME_MAX: usize = 52;
 
+/// Completions above which an indexed Job is bound more closely.
+const INDEXES_MANY: i64 = 100_000;
+/// Pods at a time, and lost indexes, of a Job with so many completions.
+const INDEXES_OF_MANY: i64 = 10_000;
+/// Rules of a failure or success policy.
+const RULES_MAX: usize = 20;
+/// Exit codes of a rule.
+const EXIT_CODES_MAX: usize = 255;
+
 /// Job.
 pub fn job(object: &Value, causes: &mut Causes) {
     let spec = At::root(object).field("spec");
@@ -42,22 +51,21 @@ fn job_spec(spec: &At<'_>, causes: &mut Causes) {
     }
     let mode = spec.field("completionMode");
     mode.choose_if_set(&["Indexed", "NonIndexed"], causes);
-    let completions = spec.field("completions");
     if mode.text() == "Indexed" {
-        let parallelism = spec.field("parallelism");
-        if completions.int().is_none() {
-            causes.push(Cause::required(
-                &completions.path,
-                &format!("when completion mode is {}", mode.text()),
-            ));
+        indexed(spec, causes);
+    } else {
+        for field in ["backoffLimitPerIndex", "successPolicy"] {
+            let at = spec.field(field);
+            if at.is_set() {
+                at.invalid("requires indexed completion mode", causes);
+            }
         }
-        if parallelism.int().is_some_and(|count| count > 100_000) {
-            let why = "must be less than or equal to 100000 when completion mode is Indexed";
-            parallelism.invalid(why, causes);
-        }
-    } else if spec.field("backoffLimitPerIndex").is_set() {
-        let at = spec.field("backoffLimitPerIndex");
-        at.invalid("requires indexed completion mode", causes);
+    }
+    let lost = spec.field("maxFailedIndexes");
+    let limit = spec.field("backoffLimitPerIndex");
+    if lost.is_set() && !limit.is_set() {
+        let why = "when maxFailedIndexes is specified";
+        causes.push(Cause::required(&limit.path, why));
     }
     let template = spec.field("template");
     pod_template(template.value, &template.path, causes);
@@ -75,8 +83,116 @@ fn job_spec(spec: &At<'_>, causes: &mut Causes) {
         ));
     }
     failure_policy(spec, policy.text(), causes);
+    let replacement: &[&str] = if spec.field("podFailurePolicy").is_set() {
+        &["Failed"]
+    } else {
+        &["Failed", "TerminatingOrFailed"]
+    };
     spec.field("podReplacementPolicy")
-        .choose_if_set(&["Failed", "TerminatingOrFailed"], causes);
+        .choose_if_set(replacement, causes);
+}
+
+/// What an indexed Job must and may say.
+fn indexed(spec: &At<'_>, causes: &mut Causes) {
+    let (completions, parallelism) = (spec.field("completions"), spec.field("parallelism"));
+    let Some(all) = completions.int() else {
+        let why = "when completion mode is Indexed";
+        causes.push(Cause::required(&completions.path, why));
+        return;
+    };
+    if parallelism.int().is_some_and(|count| count > INDEXES_MANY) {
+        let why = "must be less than or equal to 100000 when completion mode is Indexed";
+        parallelism.invalid(why, causes);
+    }
+    let lost = spec.field("maxFailedIndexes");
+    if lost.int().is_some_and(|lost| lost > all) {
+        lost.invalid("must be less than or equal to completions", causes);
+    }
+    if spec.field("backoffLimitPerIndex").is_set() && all > INDEXES_MANY {
+        if !lost.is_set() {
+            let why = "must be specified when completions is above 100000";
+            causes.push(Cause::required(&lost.path, why));
+        }
+        for count in [&parallelism, &lost] {
+            if count.int().is_some_and(|count| count > INDEXES_OF_MANY) {
+                let why = "must be less than or equal to 10000 when completions are above 100000 \
+                     and used with backoff limit per index";
+                count.invalid(why, causes);
+            }
+        }
+    }
+    success_policy(&spec.field("successPolicy"), all, causes);
+}
+
+fn success_policy(policy: &At<'_>, completions: i64, causes: &mut Causes) {
+    if !policy.is_set() {
+        return;
+    }
+    let rules = policy.field("rules");
+    if !rules.is_set() {
+        let why = "at least one rules must be specified when the successPolicy is specified";
+        causes.push(Cause::required(&rules.path, why));
+    }
+    too_many(&rules, RULES_MAX, causes);
+    for rule in rules.items() {
+        let (count, indexes) = (rule.field("succeededCount"), rule.field("succeededIndexes"));
+        count.not_negative(causes);
+        if !count.is_set() && !indexes.value.is_string() {
+            let why = "at least one of succeededCount or succeededIndexes must be specified";
+            causes.push(Cause::required(&rule.path, why));
+        }
+        let mut most = completions;
+        let mut what = "the number of specified completions";
+        if indexes.value.is_string() {
+            match indexes_named(indexes.text(), completions) {
+                Ok(named) => {
+                    most = named;
+                    what = "the number of indexes in the specified succeededIndexes field";
+                }
+                Err(why) => {
+                    indexes.invalid(format!("error parsing succeededIndexes: {why}"), causes);
+                }
+            }
+        }
+        if count.int().is_some_and(|count| count > most) {
+            count.invalid(
+                format!("must be less than or equal to {most} ({what})"),
+                causes,
+            );
+        }
+    }
+}
+
+/// How many indexes `0,2-4` names; why not, if it is no such list.
+fn indexes_named(text: &str, completions: i64) -> Result<i64, String> {
+    let (mut named, mut last) = (0, -1);
+    for part in text.split(',') {
+        let (from, to) = part.split_once('-').unwrap_or((part, part));
+        let number = |text: &str| {
+            let number = text.parse::<i64>().ok().filter(|number| *number >= 0);
+            number.ok_or_else(|| format!("cannot convert string to integer for index: {text:?}"))
+        };
+        let (from, to) = (number(from)?, number(to)?);
+        if from >= completions || to >= completions {
+            return Err(format!("too large index: {part:?}"));
+        }
+        if from <= last || to < from {
+            return Err(format!(
+                "non-increasing order, previous: {last}, current: {from}"
+            ));
+        }
+        named += to - from + 1;
+        last = to;
+    }
+    Ok(named)
+}
+
+fn too_many(list: &At<'_>, most: usize, causes: &mut Causes) {
+    let count = list.value.as_array().map_or(0, Vec::len);
+    if count > most {
+        let text = format!("Too many: {count}: must have at most {most} items");
+        causes.push(Cause::new("FieldValueTooMany", &list.path, text));
+    }
 }
 
 fn failure_policy(spec: &At<'_>, restart: &str, causes: &mut Causes) {
@@ -91,9 +207,14 @@ fn failure_policy(spec: &At<'_>, restart: &str, causes: &mut Causes) {
             causes,
         );
     }
+    too_many(&policy.field("rules"), RULES_MAX, causes);
+    let per_index = spec.field("backoffLimitPerIndex").is_set();
     for rule in policy.field("rules").items() {
-        rule.field("action")
-            .choose(&["Count", "FailIndex", "FailJob", "Ignore"], causes);
+        let action = rule.field("action");
+        action.choose(&["Count", "FailIndex", "FailJob", "Ignore"], causes);
+        if action.text() == "FailIndex" && !per_index {
+            action.invalid("requires the backoffLimitPerIndex to be set", causes);
+        }
         let codes = rule.field("onExitCodes");
         let conditions = rule.field("onPodConditions");
         match (codes.value.is_object(), conditions.is_set()) {
@@ -108,12 +229,7 @@ fn failure_policy(spec: &At<'_>, restart: &str, causes: &mut Causes) {
             _ => {}
         }
         if codes.value.is_object() {
-            codes.field("operator").choose(&["In", "NotIn"], causes);
-            if !codes.field("values").is_set() {
-                codes
-                    .field("values")
-                    .invalid("at least one value is required", causes);
-            }
+            exit_codes(spec, &codes, causes);
         }
         for condition in conditions.items() {
             condition.field("type").qualified_name(causes);
@@ -121,6 +237,44 @@ fn failure_policy(spec: &At<'_>, restart: &str, causes: &mut Causes) {
                 .field("status")
                 .choose(&["False", "True", "Unknown"], causes);
         }
+    }
+}
+
+fn exit_codes(spec: &At<'_>, codes: &At<'_>, causes: &mut Causes) {
+    let operator = codes.field("operator");
+    operator.choose(&["In", "NotIn"], causes);
+    let name = codes.field("containerName");
+    let pod = spec.field("template").field("spec");
+    let of = |list: &str| {
+        pod.field(list)
+            .items()
+            .map(|c| c.field("name").text().to_owned())
+    };
+    if name.is_set()
+        && !of("containers")
+            .chain(of("initContainers"))
+            .any(|known| known == name.text())
+    {
+        let why = "must be one of the container or initContainer names in the pod template";
+        name.invalid(why, causes);
+    }
+    let values = codes.field("values");
+    if !values.is_set() {
+        values.invalid("at least one value is required", causes);
+    }
+    too_many(&values, EXIT_CODES_MAX, causes);
+    let mut last = None;
+    for value in values.items() {
+        if value.int() == Some(0) && operator.text() == "In" {
+            value.invalid("must not be 0 for the In operator", causes);
+        }
+        if value.int() == last && last.is_some() {
+            value.duplicate(causes);
+        } else if value.int() < last {
+            values.invalid("must be ordered", causes);
+            break;
+        }
+        last = value.int();
     }
 }
 
@@ -144,6 +298,7 @@ pub fn job_update(new: &Value, old: &Value, causes: &mut Causes) {
         "podFailurePolicy",
         "backoffLimitPerIndex",
         "managedBy",
+        "successPolicy",
     ] {
         spec.field(field).unchanged(&before[field], causes);
     }

@@ -368,6 +368,46 @@ fn jobs_and_cron_jobs_are_refused_in_upstreams_words() {
             ),
         ],
     );
+    let mut indexed = job_.clone();
+    indexed["spec"]["completionMode"] = json!("Indexed");
+    indexed["spec"]["completions"] = json!(4);
+    check(
+        job,
+        &indexed,
+        &[
+            (
+                "/spec/maxFailedIndexes",
+                json!(1),
+                &["spec.backoffLimitPerIndex: Required value: when maxFailedIndexes is specified"],
+            ),
+            (
+                "/spec/successPolicy",
+                json!({"rules": [{"succeededIndexes": "0-1,3", "succeededCount": 4}]}),
+                &[
+                    "spec.successPolicy.rules[0].succeededCount: Invalid value: 4: must be less than or equal to 3 \
+                   (the number of indexes in the specified succeededIndexes field)",
+                ],
+            ),
+            (
+                "/spec/successPolicy",
+                json!({"rules": [{"succeededIndexes": "2-4"}]}),
+                &[
+                    "spec.successPolicy.rules[0].succeededIndexes: Invalid value: \"2-4\": error parsing \
+                   succeededIndexes: too large index: \"2-4\"",
+                ],
+            ),
+            (
+                "/spec/podFailurePolicy",
+                json!({"rules": [{"action": "FailIndex", "onExitCodes": {"operator": "In", "values": [0]}}]}),
+                &[
+                    "spec.podFailurePolicy.rules[0].action: Invalid value: \"FailIndex\": requires the \
+                     backoffLimitPerIndex to be set",
+                    "spec.podFailurePolicy.rules[0].onExitCodes.values[0]: Invalid value: 0: must not be 0 for the In operator",
+                    "spec.podReplacementPolicy: Unsupported value: \"TerminatingOrFailed\": supported values: \"Failed\"",
+                ],
+            ),
+        ],
+    );
     let grown = with(&job_, "/spec/completions", json!(2));
     assert_eq!(
         changed(job_update, &grown, &job_),

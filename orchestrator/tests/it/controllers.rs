@@ -20,15 +20,15 @@ use serde_json::{Value, json};
 use crate::harness::{Cluster, Folder, config, wait_until};
 
 /// A server without controllers, and the tools to run some of them.
-struct Stage {
+pub(crate) struct Stage {
     cluster: Cluster,
-    clock: Clock,
+    pub(crate) clock: Clock,
     runtime: Runtime,
-    client: Client,
+    pub(crate) client: Client,
 }
 
 impl Stage {
-    async fn new(name: &str) -> Self {
+    pub(crate) async fn new(name: &str) -> Self {
         let folder = Folder::new(name);
         let mut config = config(&folder.0);
         config.disabled_controllers = Controllers::names().map(str::to_owned).collect();
@@ -37,6 +37,12 @@ impl Stage {
         let runtime = Runtime::new(Arc::clone(&server.registry), clock.clone());
         let cluster = Cluster { folder, server };
         let client = cluster.client();
+        let account = json!({"metadata": {"name": "default"}});
+        let accounts = found("", "serviceaccounts");
+        client
+            .create_value(accounts, "default", account)
+            .await
+            .unwrap();
         Self {
             cluster,
             clock,
@@ -45,23 +51,23 @@ impl Stage {
         }
     }
 
-    fn run<C: Controller>(&mut self, name: &'static str, new: impl Fn(&Context) -> C) {
+    pub(crate) fn run<C: Controller>(&mut self, name: &'static str, new: impl Fn(&Context) -> C) {
         let context = self.runtime.context(name);
         let controller = new(&context);
         self.runtime.run(&context, controller);
     }
 
-    async fn stop(self) {
+    pub(crate) async fn stop(self) {
         self.runtime.stop().await;
         self.cluster.server.stop().await;
     }
 
-    async fn create(&self, what: &'static Resource, namespace: &str, object: Value) {
+    pub(crate) async fn create(&self, what: &'static Resource, namespace: &str, object: Value) {
         let made = self.client.create_value(what, namespace, object).await;
         made.unwrap();
     }
 
-    async fn set_status(
+    pub(crate) async fn set_status(
         &self,
         what: &'static Resource,
         namespace: &str,
@@ -80,27 +86,27 @@ impl Stage {
         self.client.change(target, &change).await.unwrap();
     }
 
-    async fn delete(&self, what: &'static Resource, namespace: &str, name: &str) {
+    pub(crate) async fn delete(&self, what: &'static Resource, namespace: &str, name: &str) {
         let options = DeleteOptions::default();
         let gone = self.client.delete_of(what, namespace, name, &options).await;
         gone.unwrap();
     }
 
-    fn get(&self, what: &'static Resource, key: &str) -> Value {
+    pub(crate) fn get(&self, what: &'static Resource, key: &str) -> Value {
         let entry = self.client.cache_of(what).get(key);
         entry.map_or(Value::Null, |entry| entry.value())
     }
 
-    fn names(&self, what: &'static Resource) -> Vec<String> {
+    pub(crate) fn names(&self, what: &'static Resource) -> Vec<String> {
         let page = self.client.cache_of(what).list(&Query::default()).unwrap();
         page.entries.iter().map(|e| e.name().to_owned()).collect()
     }
 
-    fn wait(&self, what: &str, mut done: impl FnMut(&Self) -> bool) {
+    pub(crate) fn wait(&self, what: &str, mut done: impl FnMut(&Self) -> bool) {
         wait_until(what, || done(self));
     }
 
-    fn has_event(&self, reason: &str) -> bool {
+    pub(crate) fn has_event(&self, reason: &str) -> bool {
         let events = found("", "events");
         let page = self
             .client
@@ -111,7 +117,7 @@ impl Stage {
     }
 }
 
-fn found(group: &str, plural: &str) -> &'static Resource {
+pub(crate) fn found(group: &str, plural: &str) -> &'static Resource {
     fairlead::resource::find(group, "v1", plural).unwrap()
 }
 

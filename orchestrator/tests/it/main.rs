@@ -17,6 +17,7 @@ mod crash;
 mod events;
 mod harness;
 mod hollow;
+mod jobs;
 mod kubectl;
 mod races;
 mod services;

@@ -4,13 +4,17 @@
 //! `status.uncountedTerminatedPods`, then the finalizer goes, then the count
 //! takes its place. Whatever stops in between, no pod is counted twice or lost.
 
-use std::{collections::BTreeSet, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
 
 use jiff::Timestamp;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::plan::{self, Progress, Step, Wanted};
+use super::plan::{self, Step};
 use crate::{
     cache::Selector,
     controller::{
@@ -28,10 +32,19 @@ use crate::{
 };
 
 mod act;
+mod count;
+mod policy;
+mod view;
+
+use policy::Failure;
+use view::View;
 
 const NAME: &str = "job-controller";
 const TRACKING: &str = "batch.kubernetes.io/job-tracking";
 const INDEX: &str = "batch.kubernetes.io/job-completion-index";
+/// On a pod: failures of its index before it, those that do not count apart.
+const FAILURES: &str = "batch.kubernetes.io/job-index-failure-count";
+const IGNORED: &str = "batch.kubernetes.io/job-index-ignored-failure-count";
 
 /// The controller.
 #[derive(Debug)]
@@ -62,6 +75,10 @@ struct Spec {
     selector: Value,
     template: Value,
     pod_failure_policy: Value,
+    success_policy: Value,
+    pod_replacement_policy: String,
+    backoff_limit_per_index: Option<i64>,
+    max_failed_indexes: Option<i64>,
 }
 
 /// The resource.
@@ -74,6 +91,7 @@ pub(super) fn condition<'a>(status: &'a Value, r#type: &str) -> Option<&'a Value
     conditions.find(|c| c["type"] == r#type && c["status"] == "True")
 }
 
+/// Whether that is news.
 fn set_condition(
     status: &mut Value,
     r#type: &str,
@@ -81,7 +99,7 @@ fn set_condition(
     reason: &str,
     message: &str,
     now: &str,
-) {
+) -> bool {
     let new = json!({
         "type": r#type,
         "status": if holds { "True" } else { "False" },
@@ -92,137 +110,12 @@ fn set_condition(
     });
     let mut list = status["conditions"].as_array().cloned().unwrap_or_default();
     match list.iter_mut().find(|c| c["type"] == r#type) {
-        Some(old) if old["status"] == new["status"] => return,
+        Some(old) if old["status"] == new["status"] => return false,
         Some(old) => *old = new,
         None => list.push(new),
     }
     status["conditions"] = list.into();
-}
-
-fn index_of(pod: &Pod) -> Option<i64> {
-    pod.metadata.number(INDEX)
-}
-
-/// A Job, its pods and the status to be.
-struct View {
-    job: Job,
-    pods: Vec<Pod>,
-    status: Value,
-    now: Timestamp,
-}
-
-/// What a failed pod means under the Job's policy.
-#[derive(Clone, Debug, PartialEq, Eq)]
-enum Failure {
-    Counts,
-    Ignored,
-    FailsJob(String),
-}
-
-impl View {
-    fn wanted(&self) -> Wanted {
-        let indexed = self.job.spec.completion_mode == "Indexed";
-        Wanted {
-            parallelism: self.job.spec.parallelism.unwrap_or(1),
-            completions: self.job.spec.completions,
-            backoff_limit: self.job.spec.backoff_limit.unwrap_or(6),
-            indexed,
-            suspended: self.job.spec.suspend,
-        }
-    }
-
-    fn count(&self, field: &str) -> i64 {
-        self.status[field].as_i64().unwrap_or(0)
-    }
-
-    fn done(&self) -> BTreeSet<i64> {
-        let text = self.status["completedIndexes"].as_str().unwrap_or_default();
-        plan::parse_ranges(text, self.job.spec.completions.unwrap_or(0))
-    }
-
-    /// Ended pods that still carry the finalizer.
-    fn uncounted(&self) -> impl Iterator<Item = &Pod> {
-        self.pods
-            .iter()
-            .filter(|pod| pod.metadata.has_finalizer(TRACKING))
-            .filter(|pod| {
-                pod.is_over() || (pod.metadata.deleting() && pod.spec.node_name.is_empty())
-            })
-    }
-
-    fn active(&self) -> impl Iterator<Item = &Pod> {
-        self.pods.iter().filter(|pod| pod.is_active())
-    }
-
-    fn progress(&self) -> Progress {
-        let number = |n: usize| i64::try_from(n).unwrap_or(i64::MAX);
-        let leaving = self
-            .pods
-            .iter()
-            .filter(|pod| pod.metadata.deleting() && !pod.is_over());
-        let restarts: i64 = self.active().map(Pod::restarts).sum();
-        let restarting = self.job.spec.template["spec"]["restartPolicy"] == "OnFailure";
-        Progress {
-            active: number(self.active().count()),
-            leaving: number(leaving.count()),
-            succeeded: self.count("succeeded"),
-            failed: self.count("failed") + if restarting { restarts } else { 0 },
-            done: self.done(),
-            running: self.active().filter_map(index_of).collect(),
-        }
-    }
-
-    /// What the pod's failure means.
-    fn failure(&self, pod: &Value) -> Failure {
-        let rules = self.job.spec.pod_failure_policy["rules"].as_array();
-        for (index, rule) in rules.into_iter().flatten().enumerate() {
-            if !matches_rule(rule, pod) {
-                continue;
-            }
-            return match rule["action"].as_str().unwrap_or_default() {
-                "Ignore" => Failure::Ignored,
-                "FailJob" => {
-                    let text = |field: &str| pod["metadata"][field].as_str().unwrap_or_default();
-                    let (namespace, name) = (text("namespace"), text("name"));
-                    Failure::FailsJob(format!(
-                        "Pod {namespace}/{name} matching FailJob rule at index {index}"
-                    ))
-                }
-                _ => Failure::Counts,
-            };
-        }
-        Failure::Counts
-    }
-}
-
-/// Whether a rule of a pod failure policy takes a failed pod. Pure.
-fn matches_rule(rule: &Value, pod: &Value) -> bool {
-    let codes = &rule["onExitCodes"];
-    if codes.is_object() {
-        let wanted: Vec<i64> = codes["values"]
-            .as_array()
-            .into_iter()
-            .flatten()
-            .filter_map(Value::as_i64)
-            .collect();
-        let container = codes["containerName"].as_str();
-        let lists = ["containerStatuses", "initContainerStatuses"];
-        let statuses = lists
-            .iter()
-            .flat_map(|list| pod["status"][*list].as_array().into_iter().flatten());
-        return statuses
-            .filter(|status| container.is_none_or(|name| status["name"] == name))
-            .filter_map(|status| status["state"]["terminated"]["exitCode"].as_i64())
-            .any(|code| code != 0 && (wanted.contains(&code) == (codes["operator"] == "In")));
-    }
-    let wanted = rule["onPodConditions"].as_array().into_iter().flatten();
-    let have = pod["status"]["conditions"].as_array();
-    wanted.into_iter().any(|pattern| {
-        let status = pattern["status"].as_str().unwrap_or("True");
-        have.into_iter()
-            .flatten()
-            .any(|c| c["type"] == pattern["type"] && c["status"] == status)
-    })
+    true
 }
 
 impl JobController {
@@ -246,81 +139,23 @@ impl JobController {
         pods::decode_all(&claimer.claim(served("", "pods")).await?)
     }
 
-    /// Counts what has ended; the message of a rule that fails the Job.
-    async fn count_ended(&self, view: &mut View) -> Result<Option<String>, Status> {
-        let noted = |status: &Value, field: &str| -> BTreeSet<String> {
-            let list = status["uncountedTerminatedPods"][field]
-                .as_array()
-                .cloned()
-                .unwrap_or_default();
-            list.iter()
-                .filter_map(|uid| uid.as_str().map(str::to_owned))
-                .collect()
-        };
-        let mut succeeded = noted(&view.status, "succeeded");
-        let mut failed = noted(&view.status, "failed");
-        let mut done = view.done();
-        let mut fails = None;
-        let mut carrying = BTreeSet::new();
-        for pod in view.uncounted() {
-            carrying.insert(pod.metadata.name.clone());
-            let uid = pod.metadata.uid.clone();
-            if pod.status.phase == "Succeeded" {
-                let first = index_of(pod).is_none_or(|index| done.insert(index));
-                if first {
-                    succeeded.insert(uid);
-                }
-                continue;
-            }
-            let key = format!("{}/{}", pod.metadata.namespace, pod.metadata.name);
-            let entry = self.client.cache_of(served("", "pods")).get(&key);
-            match entry.map_or(Failure::Counts, |entry| view.failure(&entry.value())) {
-                Failure::Counts => drop(failed.insert(uid)),
-                Failure::Ignored => {}
-                Failure::FailsJob(why) => {
-                    failed.insert(uid);
-                    fails = Some(why);
-                }
-            }
-        }
-        if carrying.is_empty() && succeeded.is_empty() && failed.is_empty() {
-            return Ok(fails);
-        }
-        if view.wanted().indexed {
-            view.status["completedIndexes"] = plan::ranges(&done).into();
-        }
-        view.status["uncountedTerminatedPods"] = json!({"succeeded": succeeded, "failed": failed});
-        self.write(view).await?;
-        for name in &carrying {
-            self.let_go(&view.job.metadata.namespace, name).await?;
-        }
-        let add = |status: &mut Value, field: &str, more: usize| {
-            let sum = status[field].as_i64().unwrap_or(0) + i64::try_from(more).unwrap_or(0);
-            status[field] = sum.into();
-        };
-        add(&mut view.status, "succeeded", succeeded.len());
-        add(&mut view.status, "failed", failed.len());
-        view.status["uncountedTerminatedPods"] = json!({});
-        Ok(fails)
-    }
-
     /// Why a Job that is under way must end now: whether well, reason, message.
     fn verdict(view: &View, rule: Option<String>) -> Option<(bool, String, String)> {
+        let early = condition(&view.status, "SuccessCriteriaMet")
+            .or(condition(&view.status, "FailureTarget"));
+        if let Some(early) = early {
+            let text = |field: &str| early[field].as_str().unwrap_or_default().to_owned();
+            let good = early["type"] == "SuccessCriteriaMet";
+            return Some((good, text("reason"), text("message")));
+        }
         if let Some(why) = rule {
             return Some((false, "PodFailurePolicy".to_owned(), why));
         }
-        if deadline_left(view).is_some_and(|left| left <= 0) {
+        if view.deadline_left().is_some_and(|left| left <= 0) {
             let text = "Job was active longer than specified deadline".to_owned();
             return Some((false, "DeadlineExceeded".to_owned(), text));
         }
-        let early = condition(&view.status, "SuccessCriteriaMet")
-            .or(condition(&view.status, "FailureTarget"))?;
-        let text = |field: &str| early[field].as_str().unwrap_or_default().to_owned();
-        Some((
-            early["type"] == "SuccessCriteriaMet",
-            text("reason"),
-            text("message"),
-        ))
+        None
     }
 
     /// A Job that is under way.
@@ -334,36 +169,51 @@ impl JobController {
                 .await
                 .map(|()| None);
         }
-        let left = deadline_left(view).and_then(|left| u64::try_from(left).ok());
-        let mut again = left.map(Duration::from_secs);
-        match plan::next(view.wanted(), &view.progress()) {
-            Step::Complete => {
+        let left = view
+            .deadline_left()
+            .and_then(|left| u64::try_from(left).ok());
+        let deadline = left.map(Duration::from_secs);
+        let misplaced = view.misplaced();
+        if !misplaced.is_empty() {
+            self.discard(&misplaced).await?;
+            view.pods = self.pods(&view.job).await?;
+        }
+        let step = plan::next(view.wanted(), &view.progress());
+        let completions = view.job.spec.completions.unwrap_or(0);
+        let enough = policy::success(&view.job.spec.success_policy, &view.done(), completions);
+        let mut rest = view.rests().into_values().min();
+        match (step, enough) {
+            (Step::Fail(why), _) => {
+                let (reason, text) = why.told();
+                self.finish(view, false, reason, text).await?;
+                return Ok(None);
+            }
+            (_, Some(text)) => {
+                self.finish(view, true, "SuccessPolicy", &text).await?;
+                return Ok(None);
+            }
+            (Step::Complete, None) => {
                 let text = "Reached expected number of succeeded pods";
                 self.finish(view, true, "CompletionsReached", text).await?;
                 return Ok(None);
             }
-            Step::TooManyFailures => {
-                let text = "Job has reached the specified backoff limit";
-                self.finish(view, false, "BackoffLimitExceeded", text)
-                    .await?;
-                return Ok(None);
-            }
-            Step::Start(number, indexes) => match Self::rest(view) {
-                Some(wait) => again = Some(again.map_or(wait, |a| a.min(wait))),
-                None => self.start(view, number, indexes).await?,
+            (Step::Start(number, indexes), None) => match view.rest() {
+                Some(wait) => rest = Some(wait),
+                None => self.start(view, number, &indexes).await?,
             },
-            Step::Stop(number) => {
+            (Step::Stop(number), None) => {
                 let mut surplus: Vec<Pod> = view.active().cloned().collect();
                 pods::sort_for_deletion(&mut surplus, &pods::Crowd::new());
-                pods::delete(&self.client, surplus.iter().take(number)).await?;
+                surplus.truncate(number);
+                self.discard(&surplus).await?;
                 if view.job.spec.suspend {
                     view.status["startTime"] = Value::Null;
                 }
             }
-            Step::Wait => {}
+            (Step::Wait, None) => {}
         }
         self.note(view).await?;
-        Ok(again)
+        Ok([deadline, rest].into_iter().flatten().min())
     }
 
     /// Writes how many pods there are now.
@@ -376,57 +226,22 @@ impl JobController {
         };
         if suspended || condition(&view.status, "Suspended").is_some() {
             let now = stamp(view.now);
-            set_condition(
-                &mut view.status,
-                "Suspended",
-                suspended,
-                reason,
-                message,
-                &now,
-            );
+            let status = &mut view.status;
+            if set_condition(status, "Suspended", suspended, reason, message, &now) {
+                let reason = if suspended { "Suspended" } else { "Resumed" };
+                let about = &view.job.metadata;
+                self.recorder
+                    .normal(NAME, resource(), about, reason, message.to_owned());
+            }
         }
         view.pods = self.pods(&view.job).await?;
         let ready = view.active().filter(|pod| pod.is_ready()).count();
-        let leaving = view
-            .pods
-            .iter()
-            .filter(|pod| pod.metadata.deleting() && !pod.is_over());
-        let leaving = leaving.count();
+        let leaving = view.leaving().count();
         view.status["active"] = view.active().count().into();
         view.status["ready"] = ready.into();
         view.status["terminating"] = leaving.into();
         self.write(view).await
     }
-
-    /// How long new pods wait after failures.
-    fn rest(view: &View) -> Again {
-        let ended = |phase: &'static str| {
-            let pods = view
-                .pods
-                .iter()
-                .filter(move |pod| pod.status.phase == phase);
-            pods.map(|pod| {
-                let ready = pod
-                    .condition("Ready")
-                    .and_then(|c| c.last_transition_time.as_ref());
-                ready.map_or(pod.metadata.born(), |time| time.0)
-            })
-        };
-        let good = ended("Succeeded").max();
-        let bad: Vec<Timestamp> = ended("Failed")
-            .filter(|t| good.is_none_or(|g| *t > g))
-            .collect();
-        let last = bad.iter().max().copied()?;
-        plan::backoff(i64::try_from(bad.len()).unwrap_or(i64::MAX), last, view.now)
-    }
-}
-
-/// Seconds until the Job's deadline, if it has one that runs.
-fn deadline_left(view: &View) -> Option<i64> {
-    let seconds = view.job.spec.active_deadline_seconds?;
-    let started: Timestamp = view.status["startTime"].as_str()?.parse().ok()?;
-    let left = started.as_second() + seconds - view.now.as_second();
-    (!view.job.spec.suspend).then_some(left)
 }
 
 impl Controller for JobController {
@@ -450,11 +265,13 @@ impl Controller for JobController {
         };
         let job: Job = decode(&entry)?;
         let pods = self.pods(&job).await?;
+        let failures = self.failures(&job, &pods);
         let mut view = View {
             status: job.status.clone(),
             job,
             pods,
             now: self.clock.now(),
+            failures,
         };
         if !view.status.is_object() {
             view.status = json!({});

@@ -18,10 +18,14 @@ pub struct Wanted {
     pub completions: Option<i64>,
     /// Failures that are borne.
     pub backoff_limit: i64,
+    /// Indexes that may be lost, where each has a limit of its own.
+    pub lost_max: Option<i64>,
     /// Whether every success has a number of its own.
     pub indexed: bool,
     /// Whether nothing may run.
     pub suspended: bool,
+    /// Whether a pod on its way out is replaced only when it has ended.
+    pub patient: bool,
 }
 
 /// How far it is.
@@ -37,8 +41,42 @@ pub struct Progress {
     pub failed: i64,
     /// Indexes that ended well.
     pub done: BTreeSet<i64>,
+    /// Indexes that failed for good.
+    pub lost: BTreeSet<i64>,
     /// Indexes that have an active pod.
     pub running: BTreeSet<i64>,
+    /// Indexes that have a pod on its way out.
+    pub going: BTreeSet<i64>,
+    /// Indexes that wait after a failure.
+    pub resting: BTreeSet<i64>,
+}
+
+/// Why a Job has failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Why {
+    /// More failures than it bears.
+    BackoffLimit,
+    /// More lost indexes than it bears.
+    LostMax,
+    /// All indexes have ended, some of them lost.
+    Lost,
+}
+
+impl Why {
+    /// Reason and message as conditions have them.
+    pub fn told(self) -> (&'static str, &'static str) {
+        match self {
+            Self::BackoffLimit => (
+                "BackoffLimitExceeded",
+                "Job has reached the specified backoff limit",
+            ),
+            Self::LostMax => (
+                "MaxFailedIndexesExceeded",
+                "Job has exceeded the specified maximal number of failed indexes",
+            ),
+            Self::Lost => ("FailedIndexes", "Job has failed indexes"),
+        }
+    }
 }
 
 /// The next thing to do.
@@ -46,8 +84,8 @@ pub struct Progress {
 pub enum Step {
     /// The Job has succeeded; active pods are surplus.
     Complete,
-    /// Too many failures; active pods go.
-    TooManyFailures,
+    /// It has failed; active pods go.
+    Fail(Why),
     /// This many pods more, for indexed Jobs with these indexes.
     Start(usize, Vec<i64>),
     /// This many pods fewer.
@@ -62,18 +100,19 @@ fn count(n: i64) -> usize {
 
 /// Decides.
 pub fn next(wanted: Wanted, progress: &Progress) -> Step {
+    let size = |set: &BTreeSet<i64>| i64::try_from(set.len()).unwrap_or(i64::MAX);
     let successes = if wanted.indexed {
-        i64::try_from(progress.done.len()).unwrap_or(i64::MAX)
+        size(&progress.done)
     } else {
         progress.succeeded
     };
+    if let Some(why) = failure(wanted, progress, successes) {
+        return Step::Fail(why);
+    }
     match wanted.completions {
         Some(needed) if successes >= needed => return Step::Complete,
         None if successes > 0 && progress.active == 0 => return Step::Complete,
         _ => {}
-    }
-    if progress.failed > wanted.backoff_limit {
-        return Step::TooManyFailures;
     }
     if wanted.suspended {
         return if progress.active > 0 {
@@ -91,28 +130,49 @@ pub fn next(wanted: Wanted, progress: &Progress) -> Step {
     if progress.active > target {
         return Step::Stop(count(progress.active - target));
     }
-    // A pod on its way out still counts: its work may still be done.
-    let missing = target - progress.active - progress.leaving;
+    let leaving = if wanted.patient { progress.leaving } else { 0 };
+    let missing = target - progress.active - leaving;
     if missing <= 0 {
         return Step::Wait;
     }
-    let indexes: Vec<i64> = if wanted.indexed {
-        (0..wanted.completions.unwrap_or(0))
-            .filter(|index| !progress.done.contains(index) && !progress.running.contains(index))
-            .take(count(missing))
-            .collect()
-    } else {
-        Vec::new()
+    if !wanted.indexed {
+        return Step::Start(count(missing), Vec::new());
+    }
+    let free = |index: &i64| {
+        let taken = [
+            &progress.done,
+            &progress.lost,
+            &progress.running,
+            &progress.resting,
+        ];
+        let going = wanted.patient && progress.going.contains(index);
+        !going && taken.iter().all(|set| !set.contains(index))
     };
-    let number = if wanted.indexed {
-        indexes.len()
-    } else {
-        count(missing)
-    };
-    if number == 0 {
+    let indexes: Vec<i64> = (0..wanted.completions.unwrap_or(0))
+        .filter(free)
+        .take(count(missing))
+        .collect();
+    if indexes.is_empty() {
         Step::Wait
     } else {
-        Step::Start(number, indexes)
+        Step::Start(indexes.len(), indexes)
+    }
+}
+
+fn failure(wanted: Wanted, progress: &Progress, successes: i64) -> Option<Why> {
+    let lost = i64::try_from(progress.lost.len()).unwrap_or(i64::MAX);
+    if progress.failed > wanted.backoff_limit {
+        Some(Why::BackoffLimit)
+    } else if wanted.lost_max.is_some_and(|max| lost > max) {
+        Some(Why::LostMax)
+    } else if lost > 0
+        && wanted
+            .completions
+            .is_some_and(|all| lost + successes >= all)
+    {
+        Some(Why::Lost)
+    } else {
+        None
     }
 }
 
@@ -169,8 +229,10 @@ mod tests {
         parallelism: 2,
         completions: Some(3),
         backoff_limit: 1,
+        lost_max: None,
         indexed: false,
         suspended: false,
+        patient: false,
     };
 
     fn at(active: i64, succeeded: i64, failed: i64) -> Progress {
@@ -188,7 +250,7 @@ mod tests {
         assert_eq!(next(WANTED, &at(1, 2, 0)), Step::Wait);
         assert_eq!(next(WANTED, &at(0, 2, 1)), Step::Start(1, Vec::new()));
         assert_eq!(next(WANTED, &at(0, 3, 0)), Step::Complete);
-        assert_eq!(next(WANTED, &at(2, 0, 2)), Step::TooManyFailures);
+        assert_eq!(next(WANTED, &at(2, 0, 2)), Step::Fail(Why::BackoffLimit));
         let suspended = Wanted {
             suspended: true,
             ..WANTED
@@ -208,6 +270,54 @@ mod tests {
     }
 
     #[test]
+    fn a_pod_on_its_way_out_is_replaced_at_once_or_when_it_has_ended() {
+        let leaving = Progress {
+            leaving: 2,
+            ..at(0, 0, 0)
+        };
+        assert_eq!(next(WANTED, &leaving), Step::Start(2, Vec::new()));
+        let patient = Wanted {
+            patient: true,
+            ..WANTED
+        };
+        assert_eq!(next(patient, &leaving), Step::Wait);
+    }
+
+    #[test]
+    fn lost_indexes_fail_the_job_at_its_end_or_beyond_their_limit() {
+        let wanted = Wanted {
+            indexed: true,
+            backoff_limit: i64::MAX,
+            lost_max: Some(1),
+            ..WANTED
+        };
+        let so_far = |done: &[i64], lost: &[i64]| Progress {
+            done: done.iter().copied().collect(),
+            lost: lost.iter().copied().collect(),
+            ..Progress::default()
+        };
+        assert_eq!(next(wanted, &so_far(&[0], &[1])), Step::Start(1, vec![2]));
+        assert_eq!(next(wanted, &so_far(&[0, 2], &[1])), Step::Fail(Why::Lost));
+        assert_eq!(
+            next(wanted, &so_far(&[], &[1, 2])),
+            Step::Fail(Why::LostMax)
+        );
+    }
+
+    #[test]
+    fn a_resting_index_lets_others_pass() {
+        let wanted = Wanted {
+            indexed: true,
+            ..WANTED
+        };
+        let resting = Progress {
+            resting: [0].into(),
+            ..Progress::default()
+        };
+        assert_eq!(next(wanted, &resting), Step::Start(2, vec![1, 2]));
+    }
+
+    #[test]
     fn failures_wait_longer_up_to_six_minutes() {
         let now = Timestamp::from_second(1000).unwrap();
         assert_eq!(backoff(0, now, now), None);
@@ -223,13 +333,62 @@ mod tests {
             prop_assert_eq!(parse_ranges(&ranges(&indexes), 60), indexes);
         }
 
+        /// With a limit for each index, every index is tried as often as it may
+        /// be, and the Job fails just if one of them is lost.
+        #[test]
+        fn every_index_has_its_own_limit(
+            parallelism in 1..4_i64, completions in 1..8_i64, limit in 0..3_i64,
+            ends in prop::collection::vec(any::<bool>(), 64),
+        ) {
+            let wanted = Wanted {
+                parallelism, completions: Some(completions), backoff_limit: i64::MAX, indexed: true, ..WANTED
+            };
+            let (mut progress, mut ends) = (Progress::default(), ends.into_iter());
+            let mut failures = std::collections::BTreeMap::<i64, i64>::new();
+            loop {
+                match next(wanted, &progress) {
+                    Step::Start(_, indexes) => {
+                        for index in indexes {
+                            prop_assert!(progress.running.insert(index));
+                            progress.active += 1;
+                        }
+                        prop_assert!(progress.active <= parallelism);
+                    }
+                    Step::Wait => {
+                        let index = progress.running.pop_first().unwrap();
+                        progress.active -= 1;
+                        if ends.next().unwrap_or(true) {
+                            progress.done.insert(index);
+                        } else {
+                            let failures = failures.entry(index).or_default();
+                            *failures += 1;
+                            if *failures > limit {
+                                progress.lost.insert(index);
+                            }
+                        }
+                    }
+                    Step::Complete => {
+                        prop_assert!(progress.lost.is_empty());
+                        break;
+                    }
+                    Step::Fail(why) => {
+                        prop_assert_eq!(why, Why::Lost);
+                        prop_assert!(!progress.lost.is_empty() && progress.active == 0);
+                        break;
+                    }
+                    Step::Stop(_) => prop_assert!(false, "nothing is surplus"),
+                }
+            }
+            prop_assert!(failures.values().all(|n| *n <= limit + 1));
+        }
+
         /// However pods end, a Job ends, and never runs more than it may.
         #[test]
         fn every_job_comes_to_an_end(
             parallelism in 1..6_i64, completions in 1..12_i64, backoff_limit in 0..5_i64,
             indexed: bool, ends in prop::collection::vec(any::<bool>(), 64),
         ) {
-            let wanted = Wanted { parallelism, completions: Some(completions), backoff_limit, indexed, suspended: false };
+            let wanted = Wanted { parallelism, completions: Some(completions), backoff_limit, indexed, ..WANTED };
             let mut progress = Progress::default();
             let mut ends = ends.into_iter();
             loop {
@@ -257,7 +416,7 @@ mod tests {
                         prop_assert_eq!(progress.succeeded, completions);
                         break;
                     }
-                    Step::TooManyFailures => {
+                    Step::Fail(_) => {
                         prop_assert_eq!(progress.failed, backoff_limit + 1);
                         break;
                     }

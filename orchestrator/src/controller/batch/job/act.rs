@@ -1,15 +1,19 @@
 //! What the Job controller does to pods and Jobs: starts, ends, lets go.
 
 use super::{
-    Again, Arc, BURST, DeleteOptions, Duration, INDEX, Job, JobController, NAME, Propagation,
-    Status, TRACKING, Target, Timestamp, Value, View, condition, is_ending, json, pods, resource,
-    served, set_condition, stamp,
+    Again, Arc, BURST, DeleteOptions, Duration, FAILURES, IGNORED, INDEX, Job, JobController, NAME,
+    Pod, Propagation, Status, TRACKING, Target, Timestamp, Value, View, condition, is_ending, json,
+    pods, resource, served, set_condition, stamp, view::Attempt,
 };
 
 impl JobController {
     pub(super) async fn write(&self, view: &mut View) -> Result<(), Status> {
         if let Some(status) = view.status.as_object_mut() {
-            status.retain(|_, value| *value != json!(0) && !value.is_null() && *value != json!(""));
+            let told = |field: &str| matches!(field, "ready" | "terminating");
+            status.retain(|field, value| {
+                let nothing = value.is_null() || *value == json!("") || *value == json!(0);
+                !nothing || (told(field) && value.is_number())
+            });
         }
         if view.status == view.job.status {
             return Ok(());
@@ -49,19 +53,33 @@ impl JobController {
         }
     }
 
+    /// Deletes active pods that are surplus: their end counts for nothing.
+    pub(super) async fn discard(&self, surplus: &[Pod]) -> Result<(), Status> {
+        for pod in surplus {
+            let meta = &pod.metadata;
+            self.let_go(&meta.namespace, &meta.name).await?;
+        }
+        pods::delete(&self.client, surplus.iter()).await
+    }
+
     pub(super) async fn start(
         &self,
         view: &View,
         number: usize,
-        indexes: Vec<i64>,
+        indexes: &[i64],
     ) -> Result<(), Status> {
         let job = Arc::new(view.job.clone());
+        let attempts = view.attempts();
         let (_, failure) = pods::slow_start(number.min(BURST), |turn| {
             let (client, job) = (self.client.clone(), Arc::clone(&job));
             let recorder = self.recorder.clone();
             let index = indexes.get(turn).copied();
+            let attempt = index.and_then(|index| attempts.get(&index)).cloned();
             async move {
-                let pod = pod_of(&job, index);
+                let mut pod = pod_of(&job, index);
+                if job.spec.backoff_limit_per_index.is_some() {
+                    remember(&mut pod, attempt.as_ref());
+                }
                 let made = client
                     .create_value(served("", "pods"), &job.metadata.namespace, pod)
                     .await?;
@@ -95,10 +113,10 @@ impl JobController {
         pods::delete(&self.client, view.active()).await?;
         // The end is told when the last pod has ended, too.
         let mut left = self.pods(&view.job).await?;
-        left.retain(|pod| !pod.is_over());
+        left.retain(|pod| !pod.is_over() || pod.metadata.has_finalizer(TRACKING));
         view.status["active"] = 0.into();
         view.status["ready"] = 0.into();
-        view.status["terminating"] = left.len().into();
+        view.status["terminating"] = left.iter().filter(|pod| !pod.is_over()).count().into();
         if left.is_empty() {
             let last = if good { "Complete" } else { "Failed" };
             set_condition(&mut view.status, last, true, reason, message, &now);
@@ -108,11 +126,14 @@ impl JobController {
                 self.recorder
                     .normal(NAME, resource(), &view.job.metadata, "Completed", text);
             } else {
-                let reason = match reason {
-                    "DeadlineExceeded" => "DeadlineExceeded",
-                    "PodFailurePolicy" => "PodFailurePolicy",
-                    _ => "BackoffLimitExceeded",
-                };
+                let known = [
+                    "DeadlineExceeded",
+                    "PodFailurePolicy",
+                    "MaxFailedIndexesExceeded",
+                    "FailedIndexes",
+                ];
+                let reason = known.into_iter().find(|known| *known == reason);
+                let reason = reason.unwrap_or("BackoffLimitExceeded");
                 self.recorder.warning(
                     NAME,
                     resource(),
@@ -146,6 +167,15 @@ impl JobController {
             Err(status) if !status.is("NotFound") => Err(status),
             _ => Ok(None),
         }
+    }
+}
+
+/// Notes on a new pod how often its index has failed before.
+fn remember(pod: &mut Value, attempt: Option<&Attempt>) {
+    let (failures, ignored) = attempt.map_or((0, 0), |a| (a.failures, a.ignored));
+    pod["metadata"]["annotations"][FAILURES] = failures.to_string().into();
+    if ignored > 0 {
+        pod["metadata"]["annotations"][IGNORED] = ignored.to_string().into();
     }
 }
 

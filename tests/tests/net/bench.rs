@@ -18,7 +18,7 @@ pub(crate) const PODS: [&str; 3] = ["a", "b", "c"];
 /// Served with every transport.
 pub(crate) const PORTS: [u16; 2] = [80, 81];
 /// How long a change may take to be in force, probes included.
-const DEADLINE: Duration = Duration::from_secs(30);
+pub(crate) const DEADLINE: Duration = Duration::from_secs(30);
 /// Probes at a time.
 const PROBES: usize = 24;
 

@@ -6,21 +6,17 @@ use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::process::Command;
 use std::time::Duration;
 
-use fairlead_tests::cluster::{
-    Endpoint, LOCAL_NODE, NamedPort, Protocol, Service, ServicePort, Slice,
-};
 use fairlead_tests::process::{self, Process};
 use fairlead_tests::require;
 use fairlead_tests::traffic::{Met, Transport, probe};
 use fairlead_tests::wait;
 
 use crate::bench::{Bench, Who, with_bench};
+use crate::service::{VIPS, of, offer, vip};
 
 const A: Who = Who { ns: "x", pod: "a" };
 const B: Who = Who { ns: "y", pod: "b" };
 const DEADLINE: Duration = Duration::from_secs(20);
-/// Of a Service on each family.
-const VIPS: [&str; 2] = ["10.96.0.50", "fd00:96::50"];
 
 fn address(bench: &Bench, who: Who, v6: bool, port: u16) -> SocketAddr {
     SocketAddr::new(bench.pod(who).ip(v6), port)
@@ -80,52 +76,11 @@ fn pods_ping_each_other_and_the_node_pings_them() {
     });
 }
 
-/// A Service for pod `who` on both families, with every transport on port 80.
-fn service(bench: &mut Bench, who: Who) {
-    let port = |protocol: Protocol| {
-        let name = protocol.name().to_lowercase();
-        (
-            ServicePort {
-                name: name.clone(),
-                protocol,
-                number: 80,
-            },
-            NamedPort {
-                name,
-                protocol,
-                number: 80,
-            },
-        )
-    };
-    let (ports, targets): (Vec<_>, Vec<_>) = Protocol::ALL.into_iter().map(port).unzip();
-    let slices = [false, true].map(|v6| Slice {
-        v6,
-        ports: targets.clone(),
-        endpoints: vec![Endpoint {
-            ip: who.ip(v6),
-            ready: true,
-            serving: true,
-            terminating: false,
-            node: Some(LOCAL_NODE.into()),
-        }],
-    });
-    bench.cluster.services = vec![Service {
-        namespace: who.ns.into(),
-        name: "front".into(),
-        ips: VIPS.iter().map(|ip| ip.parse().unwrap()).collect(),
-        ports,
-        slices: slices.into(),
-        internal_local: false,
-        affinity: None,
-    }];
-    bench.apply();
-}
-
 #[test]
 fn a_service_leads_to_its_pod_and_a_pod_to_itself() {
     require!(Root, Bpf);
     with_bench(|bench| {
-        service(bench, B);
+        offer(bench, &[of(B)], &[80]);
         for vip in VIPS {
             let vip = SocketAddr::new(vip.parse().unwrap(), 80);
             for transport in [Transport::Tcp, Transport::Udp, Transport::Sctp] {
@@ -145,7 +100,7 @@ fn a_service_leads_to_its_pod_and_a_pod_to_itself() {
 fn a_service_without_endpoints_and_an_unknown_port_refuse_at_once() {
     require!(Root, Bpf);
     with_bench(|bench| {
-        service(bench, B);
+        offer(bench, &[of(B)], &[80]);
         for slice in &mut bench.cluster.services[0].slices {
             slice.endpoints.clear();
         }
@@ -169,26 +124,38 @@ fn a_service_without_endpoints_and_an_unknown_port_refuse_at_once() {
 
 const BYTES: usize = 64 << 20;
 
+/// Bytes and packets that a pod has received. What the sender's segmentation
+/// offload has left whole counts as one packet.
+fn received(bench: &Bench, who: Who) -> (u64, u64) {
+    let text = bench.pod(who).namespace.ip("-s -j link show dev eth0");
+    let links: serde_json::Value = serde_json::from_str(&text).unwrap();
+    let count = |what: &str| links[0]["stats64"]["rx"][what].as_u64().unwrap();
+    (count("bytes"), count("packets"))
+}
+
 #[test]
 fn sixty_four_megabytes_arrive_whole_in_large_segments() {
     require!(Root, Bpf);
     with_bench(|bench| {
-        service(bench, B);
-        for (v6, vip) in [(false, VIPS[0]), (true, VIPS[1])] {
+        // Tests are outside of the cgroup: the Service is served packet by packet.
+        offer(bench, &[of(B)], &[80, 4080]);
+        for v6 in [false, true] {
             let listener = bench
                 .pod(B)
                 .namespace
-                .enter(|| TcpListener::bind(("::", 80 + u16::from(v6) + 4000)).unwrap());
-            let direct = address(bench, B, v6, listener.local_addr().unwrap().port());
-            transfer(bench, &listener, direct, BYTES);
-            drop(listener);
-            // Through the Service, from outside of the cgroup: packet by packet.
-            let vip = SocketAddr::new(vip.parse().unwrap(), 80);
+                .enter(|| TcpListener::bind(("::", 4080)).unwrap());
             wait::until("the Service", DEADLINE, || {
-                probe(&bench.pod(A).namespace, Transport::Tcp, vip)
+                probe(&bench.pod(A).namespace, Transport::Tcp, vip(v6, 80))
                     .is_server()
                     .then_some(())
             });
+            for to in [address(bench, B, v6, 4080), vip(v6, 4080)] {
+                let before = received(bench, B);
+                transfer(bench, &listener, to, BYTES);
+                let after = received(bench, B);
+                let mean = (after.0 - before.0) / (after.1 - before.1);
+                assert!(mean > 8 * 1500, "{mean} bytes in a packet to {to}");
+            }
         }
     });
 }
@@ -255,7 +222,7 @@ fn throughput_shows_that_segmentation_offload_is_intact() {
 fn datagrams_larger_than_the_mtu_arrive_in_fragments() {
     require!(Root, Bpf);
     with_bench(|bench| {
-        service(bench, B);
+        offer(bench, &[of(B)], &[80]);
         for v6 in [false, true] {
             let server = bench
                 .pod(B)

@@ -5,4 +5,8 @@
 mod bench;
 mod connect;
 mod daemon;
+mod far;
+mod mtu;
 mod policy;
+mod service;
+mod socket;

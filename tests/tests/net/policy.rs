@@ -5,6 +5,8 @@ pub(crate) mod build;
 mod composition;
 mod defaults;
 mod egress;
+mod nodes;
+mod ping;
 mod ports;
 mod protocols;
 mod selectors;

@@ -30,7 +30,8 @@ impl Extent {
         backends_v6: usize::MAX,
     };
 
-    /// What `tables` uses.
+    /// What `tables` uses. Of sets every one: those that deny everything are
+    /// all zero, and so in no table.
     pub fn of(tables: &Tables) -> Self {
         let end = |last: Option<u32>| last.map_or(0, |last| last as usize + 1);
         let backends = |is_v6| {
@@ -38,7 +39,7 @@ impl Extent {
             end(of_family.map(|(key, _)| key.id).last())
         };
         Self {
-            sets: end(tables.sets.iter().map(|(index, _)| index).last()),
+            sets: usize::MAX,
             slots: end(tables.slots.iter().map(|(index, _)| index).last()),
             backends_v4: backends(false),
             backends_v6: backends(true),

@@ -10,3 +10,4 @@ mod mtu;
 mod policy;
 mod service;
 mod socket;
+mod tamper;

@@ -15,15 +15,32 @@ use crate::metrics::Fill;
 /// Counting all tables is too much work for every change.
 const FILLS_EVERY: Duration = Duration::from_secs(1);
 
+/// The tables that the kernel programs fill; the sweeper tells how full they are.
+const FLOW_TABLES: [&str; 4] = [
+    pin::FLOWS_V4,
+    pin::FLOWS_V6,
+    pin::VIP_FLOWS_V4,
+    pin::VIP_FLOWS_V6,
+];
+
 impl Core {
     /// Everything that is not as it should be, one line each.
     pub(super) fn errors(&self) -> Vec<String> {
         let problems = self.compiler.problems();
+        let fills = self.admin.update(|health| health.metrics.fills.clone());
+        let full = FLOW_TABLES.into_iter().filter_map(|map| {
+            let fill = fills.get(map).filter(|fill| fill.used >= fill.max)?;
+            let max = fill.max;
+            Some(format!(
+                "{map} is full ({max} flows): new connections are dropped; hint: --map-size {map}=ENTRIES, before the map is first made"
+            ))
+        });
         self.failure
             .iter()
             .chain(&self.unattached)
             .cloned()
             .chain(problems.iter().map(ToString::to_string))
+            .chain(full)
             .collect()
     }
 

@@ -20,22 +20,16 @@ const LOOK: Duration = Duration::from_secs(5);
 
 /// Sweeps until the daemon goes.
 pub(super) async fn run(admin: Admin) {
-    let mut used = [0, 0];
+    let mut pressed = [false, false];
     loop {
-        let swept = tokio::task::block_in_place(|| sweep_all(&admin.datapath, used));
+        let swept = tokio::task::block_in_place(|| sweep_all(&admin.datapath, pressed));
         let (interval, left) = match swept {
-            Ok(swept) => {
-                publish(&admin, &swept);
-                used = swept.map(|family| family.flows);
-                let capacity = admin.datapath.maps.v4.flows.max_entries();
-                let intervals = swept
-                    .iter()
-                    .map(|family| sweep::interval(family, is_pressed(family.flows, capacity)));
-                let shortest = intervals.min().unwrap_or(LOOK);
-                (
-                    shortest,
-                    capacity.saturating_sub(used.into_iter().max().unwrap_or(0)),
-                )
+            Ok(passes) => {
+                publish(&admin, &passes);
+                pressed = passes.map(|pass| pass.is_pressed);
+                let intervals = passes.map(|pass| sweep::interval(&pass.swept, pass.is_pressed));
+                let [v4, v6] = passes.map(|pass| pass.left);
+                (intervals[0].min(intervals[1]), v4.min(v6))
             }
             Err(error) => {
                 warn!(%error, "cannot sweep the flow tables");
@@ -66,53 +60,73 @@ fn opened(datapath: &Datapath) -> u64 {
     counts.into_iter().flatten().sum()
 }
 
-/// `used`: flows left by the last pass, by family.
-fn sweep_all(datapath: &Datapath, [v4, v6]: [u32; 2]) -> io::Result<[Swept; 2]> {
+/// One family's pass, and how its tables are then.
+#[derive(Clone, Copy, Debug)]
+struct Pass {
+    swept: Swept,
+    /// Entries of the two tables when it began.
+    found: [u32; 2],
+    is_pressed: bool,
+    /// Flows that still fit.
+    left: u32,
+}
+
+/// `pressed`: the tables' state after the last pass, by family.
+fn sweep_all(datapath: &Datapath, [v4, v6]: [bool; 2]) -> io::Result<[Pass; 2]> {
     Ok([
         sweep_family(&datapath.maps.v4, v4)?,
         sweep_family(&datapath.maps.v6, v6)?,
     ])
 }
 
-fn sweep_family<A>(maps: &FamilyMaps<A>, used: u32) -> io::Result<Swept>
+fn sweep_family<A>(maps: &FamilyMaps<A>, was_pressed: bool) -> io::Result<Pass>
 where
     A: Addr + std::hash::Hash,
     FlowKey<A>: Plain,
     Flow<A>: Plain,
     VipFlow<A>: Plain,
 {
-    let (now, capacity) = (sweep::now(), maps.flows.max_entries());
-    let swept = sweep::sweep(maps, now, is_pressed(used, capacity))?;
-    if is_pressed(swept.flows, capacity) && !is_pressed(used, capacity) {
-        // It filled up since the last pass: half-open flows go at once.
+    let now = sweep::now();
+    let (flows, vip_flows) = (maps.flows.max_entries(), maps.vip_flows.max_entries());
+    let pressed = |s: &Swept| is_pressed(s.flows, flows) || is_pressed(s.vip_flows, vip_flows);
+    let mut swept = sweep::sweep(maps, now, was_pressed)?;
+    let found = [swept.found_flows, swept.found_vip_flows];
+    if pressed(&swept) && !was_pressed {
+        // They filled up since the last pass: half-open flows go at once.
         let again = sweep::sweep(maps, now, true)?;
-        return Ok(Swept {
+        swept = Swept {
             removed: swept.removed + again.removed,
             ..again
-        });
+        };
     }
-    Ok(swept)
+    let left = flows.saturating_sub(swept.flows);
+    Ok(Pass {
+        swept,
+        found,
+        is_pressed: pressed(&swept),
+        left: left.min(vip_flows.saturating_sub(swept.vip_flows)),
+    })
 }
 
-fn publish(admin: &Admin, [v4, v6]: &[Swept; 2]) {
+fn publish(admin: &Admin, [v4, v6]: &[Pass; 2]) {
     let maps = &admin.datapath.maps;
-    let fills = [
-        (pin::FLOWS_V4, v4.flows, maps.v4.flows.max_entries()),
-        (pin::FLOWS_V6, v6.flows, maps.v6.flows.max_entries()),
+    let sizes = [
+        (pin::FLOWS_V4, v4.found[0], maps.v4.flows.max_entries()),
+        (pin::FLOWS_V6, v6.found[0], maps.v6.flows.max_entries()),
         (
             pin::VIP_FLOWS_V4,
-            v4.vip_flows,
+            v4.found[1],
             maps.v4.vip_flows.max_entries(),
         ),
         (
             pin::VIP_FLOWS_V6,
-            v6.vip_flows,
+            v6.found[1],
             maps.v6.vip_flows.max_entries(),
         ),
     ];
-    let fills = fills.map(|(map, used, max)| (map, Fill { used, max }));
+    let fills = sizes.map(|(map, used, max)| (map, Fill { used, max }));
     admin.update(|health| {
         health.metrics.fills.extend(fills);
-        health.metrics.swept += u64::from(v4.removed) + u64::from(v6.removed);
+        health.metrics.swept += u64::from(v4.swept.removed) + u64::from(v6.swept.removed);
     });
 }

@@ -25,6 +25,9 @@ const ORPHAN_SECONDS: u32 = 30;
 /// What a pass over one family's flow tables saw and did.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Swept {
+    /// Entries when it began.
+    pub found_flows: u32,
+    pub found_vip_flows: u32,
     /// Entries left.
     pub flows: u32,
     pub vip_flows: u32,
@@ -79,6 +82,7 @@ where
     let mut kept = HashSet::new();
     let mut expired_vip = Vec::new();
     each_batch(&maps.flows, |keys, flows| {
+        swept.found_flows += count(keys);
         let mut expired = Vec::new();
         for (key, flow) in keys.iter().zip(flows) {
             let nat = flow.flags & flow::NAT != 0;
@@ -102,9 +106,12 @@ where
     })
     .map(|removed| swept.removed += removed)?;
     expired_vip.retain(|key| !kept.contains(key));
-    swept.removed += remove(&maps.vip_flows, &expired_vip)?;
+    let ended = remove(&maps.vip_flows, &expired_vip)?;
+    swept.found_vip_flows += ended;
+    swept.removed += ended;
     let orphan_ticks = Tick::in_seconds(ORPHAN_SECONDS);
     each_batch(&maps.vip_flows, |keys, flows| {
+        swept.found_vip_flows += count(keys);
         let mut orphans = Vec::new();
         for (key, flow) in keys.iter().zip(flows) {
             if !kept.contains(key) && now.since(flow.seen) > orphan_ticks {
@@ -121,6 +128,10 @@ where
     }
     swept.next = (next != u32::MAX).then_some(next);
     Ok(swept)
+}
+
+fn count<T>(items: &[T]) -> u32 {
+    u32::try_from(items.len()).unwrap_or(u32::MAX)
 }
 
 /// Walks a table; removes what `expired` names of each batch. How many went.

@@ -6,6 +6,7 @@ mod bench;
 mod connect;
 mod daemon;
 mod far;
+mod full;
 mod mtu;
 mod policy;
 mod service;

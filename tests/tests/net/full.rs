@@ -1,0 +1,192 @@
+//! Flow tables that fill up: nothing passes that should not, what was there
+//! goes on, `status` and a metric say so, and room that comes free is used.
+
+use std::io::{Read, Write};
+use std::net::{IpAddr, SocketAddr, TcpStream, UdpSocket};
+use std::time::Duration;
+
+use fairlead_tests::cluster::{self, Cluster, LOCAL_NODE, Namespace as Ns, labels};
+use fairlead_tests::node::{Node, Pod};
+use fairlead_tests::require;
+use fairlead_tests::traffic::{Server, Transport};
+use fairlead_tests::wait;
+use serde_json::Value;
+
+use crate::policy::build::{With, all, namespaces, peers, policy};
+use crate::service::{front, vip};
+
+const DEADLINE: Duration = Duration::from_mins(1);
+const SOON: Duration = Duration::from_millis(300);
+/// Flows that the small table holds.
+const ROOM: usize = 64;
+/// Answered.
+const PORT: u16 = 80;
+/// Taken, but never answered: its flows are half-open.
+const SILENT: u16 = 81;
+
+fn ips(host: u8) -> [IpAddr; 2] {
+    [
+        IpAddr::from([10, 244, 0, host]),
+        format!("fd00:244::{host:x}").parse().unwrap(),
+    ]
+}
+
+/// Two pods, each isolated both ways and allowed everything: every packet needs a flow.
+fn cluster() -> Cluster {
+    let pod = |name: &str, host| cluster::Pod {
+        namespace: "x".into(),
+        name: name.into(),
+        labels: labels(&[("pod", name)]),
+        node: LOCAL_NODE.into(),
+        ips: ips(host).into(),
+        host_network: false,
+        ports: Vec::new(),
+    };
+    let open = || vec![peers(vec![namespaces(all())])];
+    Cluster {
+        namespaces: vec![Ns {
+            name: "x".into(),
+            labels: labels(&[]),
+        }],
+        pods: vec![pod("a", 10), pod("b", 11)],
+        policies: vec![policy("x", "p", all()).ingress(open()).egress(open())],
+        services: vec![front(&[ips(11)], &[PORT, SILENT])],
+        ..Cluster::default()
+    }
+}
+
+struct Small {
+    client: Pod,
+    server_pod: Pod,
+    _server: Server,
+    _silent: UdpSocket,
+    node: Node,
+}
+
+impl Small {
+    fn new(sizes: &[&str]) -> Self {
+        let mut node = Node::new(LOCAL_NODE);
+        node.apply(&cluster());
+        node.start_daemon_with(sizes);
+        let (client, server_pod) = (node.pod("x", "a", &ips(10)), node.pod("x", "b", &ips(11)));
+        let server = Server::start(&server_pod.namespace, "x/b", &[(Transport::Udp, PORT)]);
+        let silent = server_pod
+            .namespace
+            .enter(|| UdpSocket::bind(("::", SILENT)).unwrap());
+        Self {
+            client,
+            server_pod,
+            _server: server,
+            _silent: silent,
+            node,
+        }
+    }
+
+    fn socket(&self) -> UdpSocket {
+        let any = IpAddr::from([0, 0, 0, 0]);
+        let socket = self
+            .client
+            .namespace
+            .enter(|| UdpSocket::bind((any, 0)).unwrap());
+        socket.set_read_timeout(Some(SOON)).unwrap();
+        socket
+    }
+
+    /// Drops with a reason, from all hooks.
+    fn drops(&self, reason: &str) -> u64 {
+        let status = self.status();
+        let drops = status["drops"].as_array().unwrap();
+        let ours = drops.iter().filter(|drop| drop["reason"] == reason);
+        ours.map(|drop| drop["packets"].as_u64().unwrap()).sum()
+    }
+
+    /// `status -o json`, well or not.
+    fn status(&self) -> Value {
+        let mut command = self.node.proxy(&["status", "-o", "json"]);
+        command.arg("--socket").arg(self.node.socket());
+        let output = fairlead_tests::process::output(&mut command);
+        serde_json::from_slice(&output.stdout).unwrap()
+    }
+
+    /// What a scraper reads.
+    fn metrics(&self) -> String {
+        let mut stream = self
+            .node
+            .namespace
+            .enter(|| TcpStream::connect(("127.0.0.1", 10256)).unwrap());
+        stream
+            .write_all(b"GET /metrics HTTP/1.1\r\nHost: node\r\nConnection: close\r\n\r\n")
+            .unwrap();
+        let mut text = String::new();
+        stream.read_to_string(&mut text).unwrap();
+        text
+    }
+
+    fn remove(self) {
+        self.node.remove(self.client);
+        self.node.remove(self.server_pod);
+    }
+}
+
+/// Whether an answer comes through `socket` from the server.
+fn answered(socket: &UdpSocket, to: SocketAddr) -> bool {
+    socket.send_to(b"who", to).unwrap();
+    let mut buffer = [0; 16];
+    socket.recv_from(&mut buffer).is_ok_and(|(_, from)| {
+        assert_eq!(from, to);
+        true
+    })
+}
+
+/// Fills `map` with flows to `to`, looks at what must hold, waits for recovery.
+fn fill(small: &Small, to: SocketAddr, map: &str) {
+    let first = small.socket();
+    wait::until("the first flow", DEADLINE, || {
+        answered(&first, to).then_some(())
+    });
+    let silent = SocketAddr::new(to.ip(), SILENT);
+    for _ in 0..2 * ROOM {
+        small.socket().send_to(b"who", silent).unwrap();
+    }
+    assert!(small.drops("flow_table_full") >= 32, "{}", small.status());
+    // A flow that is known goes on, whatever the table; a new one does not.
+    assert!(answered(&first, to), "the first flow is still known");
+    let new = small.socket();
+    assert!(!answered(&new, to), "dropped, not let through unjudged");
+    wait::until("the full table to be told", DEADLINE, || {
+        let status = small.status();
+        let errors = status["errors"].as_array().unwrap();
+        let told = errors
+            .iter()
+            .any(|error| error.as_str().unwrap().contains(map));
+        answered(&first, to);
+        let metrics = small.metrics();
+        assert!(metrics.contains(&format!("fairlead_map_max_entries{{map=\"{map}\"}} 64\n")));
+        let is_full = metrics.contains(&format!("fairlead_map_entries{{map=\"{map}\"}} 64\n"));
+        (told && is_full && metrics.contains("reason=\"flow_table_full\"")).then_some(())
+    });
+    // Half-open flows go early under pressure, and the room is used.
+    wait::until("room for a new flow", DEADLINE, || {
+        answered(&new, to).then_some(())
+    });
+    wait::until("the error to be gone", DEADLINE, || {
+        let errors = &small.status()["errors"];
+        errors.as_array().unwrap().is_empty().then_some(())
+    });
+}
+
+#[test]
+fn a_full_flow_table_drops_new_flows_and_recovers() {
+    require!(Root, Bpf);
+    let small = Small::new(&["--map-size=FLOWS_V4=64"]);
+    fill(&small, SocketAddr::new(ips(11)[0], PORT), "FLOWS_V4");
+    small.remove();
+}
+
+#[test]
+fn a_full_table_of_service_flows_drops_new_flows_and_recovers() {
+    require!(Root, Bpf);
+    let small = Small::new(&["--map-size=VIP_FLOWS_V4=64"]);
+    fill(&small, vip(false, PORT), "VIP_FLOWS_V4");
+    small.remove();
+}

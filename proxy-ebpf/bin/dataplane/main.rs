@@ -25,6 +25,7 @@ mod neighbour;
 mod packet;
 mod parse;
 mod pod;
+mod recent;
 mod reject;
 mod report;
 mod rewrite;

@@ -6,7 +6,7 @@
 
 use aya_ebpf::bindings::{BPF_ANY, BPF_F_NO_PREALLOC, BPF_NOEXIST};
 use aya_ebpf::btf_maps::SkStorage;
-use aya_ebpf::helpers::bpf_ktime_get_coarse_ns;
+use aya_ebpf::helpers::{bpf_jiffies64, bpf_ktime_get_coarse_ns};
 use aya_ebpf::macros::{btf_map, map};
 use aya_ebpf::maps::lpm_trie::Key;
 use aya_ebpf::maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, RingBuf};
@@ -19,6 +19,7 @@ use proxy_ebpf::addr::{Addr, FlowKey, V4, V6};
 use proxy_ebpf::event::{Counter, Event, EventBudget, Hook};
 use proxy_ebpf::policy::PolicyTables;
 
+use crate::recent::Recent;
 use crate::track::Trace;
 
 #[map]
@@ -43,12 +44,16 @@ static HINTS_V6: Array<u32> = Array::with_max_entries(bound::ENDPOINT_SLOTS, 0);
 static CIDRS_V4: LpmTrie<V4, u32> = LpmTrie::with_max_entries(bound::CIDRS, 0);
 #[map]
 static CIDRS_V6: LpmTrie<V6, u32> = LpmTrie::with_max_entries(bound::CIDRS, 0);
+/// Allocated ahead (30 MB for both families): a burst of new connections then
+/// neither waits for memory nor fails below capacity.
 #[map]
-static FLOWS_V4: HashMap<FlowKey<V4>, Flow<V4>> =
-    HashMap::with_max_entries(bound::FLOWS, BPF_F_NO_PREALLOC);
+static FLOWS_V4: HashMap<FlowKey<V4>, Flow<V4>> = HashMap::with_max_entries(bound::FLOWS, 0);
 #[map]
-static FLOWS_V6: HashMap<FlowKey<V6>, Flow<V6>> =
-    HashMap::with_max_entries(bound::FLOWS, BPF_F_NO_PREALLOC);
+static FLOWS_V6: HashMap<FlowKey<V6>, Flow<V6>> = HashMap::with_max_entries(bound::FLOWS, 0);
+#[map]
+static RECENT_V4: PerCpuArray<Recent<V4>> = PerCpuArray::with_max_entries(Recent::<V4>::COUNT, 0);
+#[map]
+static RECENT_V6: PerCpuArray<Recent<V6>> = PerCpuArray::with_max_entries(Recent::<V6>::COUNT, 0);
 #[map]
 static VIP_FLOWS_V4: HashMap<FlowKey<V4>, VipFlow<V4>> =
     HashMap::with_max_entries(bound::VIP_FLOWS, BPF_F_NO_PREALLOC);
@@ -92,6 +97,8 @@ static POLICY_RANGES: LpmTrie<PortKey, u32> = LpmTrie::with_max_entries(bound::P
 #[map]
 static SETTINGS: Array<Settings> = Array::with_max_entries(1, 0);
 #[map]
+static CLOCK: PerCpuArray<Clock> = PerCpuArray::with_max_entries(1, 0);
+#[map]
 static COUNTERS: PerCpuArray<u64> = PerCpuArray::with_max_entries(Counter::SLOTS, 0);
 #[map]
 static EVENT_BUDGET: PerCpuArray<EventBudget> = PerCpuArray::with_max_entries(1, 0);
@@ -108,6 +115,12 @@ static TRACES_V4: PerCpuArray<Trace<V4>> = PerCpuArray::with_max_entries(1, 0);
 #[map]
 static TRACES_V6: PerCpuArray<Trace<V6>> = PerCpuArray::with_max_entries(1, 0);
 
+/// The time of the last look at the clock, and the jiffy it was in.
+struct Clock {
+    jiffies: u64,
+    tick: Tick,
+}
+
 /// The maps of one address family.
 pub(crate) trait Family: Addr {
     fn traces() -> &'static PerCpuArray<Trace<Self>>;
@@ -117,6 +130,7 @@ pub(crate) trait Family: Addr {
     /// The bit of [`Settings::flags`] that says whether `cidrs` holds anything.
     const CIDRS: u32;
     fn flows() -> &'static HashMap<FlowKey<Self>, Flow<Self>>;
+    fn recent() -> &'static PerCpuArray<Recent<Self>>;
     fn vip_flows() -> &'static HashMap<FlowKey<Self>, VipFlow<Self>>;
     fn fragments() -> &'static LruHashMap<FragmentKey<Self>, Fragment>;
     fn services() -> &'static HashMap<ServiceKey<Self>, Service>;
@@ -125,8 +139,8 @@ pub(crate) trait Family: Addr {
 }
 
 macro_rules! family {
-    ($addr:ty, $cidrs_flag:expr, $addresses:ident, $hints:ident, $cidrs:ident, $flows:ident, $vip_flows:ident,
-     $fragments:ident, $services:ident, $backends:ident, $affinities:ident, $traces:ident) => {
+    ($addr:ty, $cidrs_flag:expr, $addresses:ident, $hints:ident, $cidrs:ident, $flows:ident, $recent:ident,
+     $vip_flows:ident, $fragments:ident, $services:ident, $backends:ident, $affinities:ident, $traces:ident) => {
         impl Family for $addr {
             const CIDRS: u32 = $cidrs_flag;
             #[inline(always)]
@@ -148,6 +162,10 @@ macro_rules! family {
             #[inline(always)]
             fn flows() -> &'static HashMap<FlowKey<Self>, Flow<Self>> {
                 &$flows
+            }
+            #[inline(always)]
+            fn recent() -> &'static PerCpuArray<Recent<Self>> {
+                &$recent
             }
             #[inline(always)]
             fn vip_flows() -> &'static HashMap<FlowKey<Self>, VipFlow<Self>> {
@@ -180,6 +198,7 @@ family!(
     HINTS_V4,
     CIDRS_V4,
     FLOWS_V4,
+    RECENT_V4,
     VIP_FLOWS_V4,
     FRAGMENTS_V4,
     SERVICES_V4,
@@ -194,6 +213,7 @@ family!(
     HINTS_V6,
     CIDRS_V6,
     FLOWS_V6,
+    RECENT_V6,
     VIP_FLOWS_V6,
     FRAGMENTS_V6,
     SERVICES_V6,
@@ -322,6 +342,15 @@ pub(crate) fn forget_flow<A: Family>(key: &FlowKey<A>) {
     A::flows().remove(key).ok();
 }
 
+/// This CPU's entry for connections of that number.
+#[inline(always)]
+pub(crate) fn recent<A: Family>(index: u32) -> Option<&'static mut Recent<A>> {
+    // SAFETY: as for `trace`.
+    A::recent()
+        .get_ptr_mut(index)
+        .map(|recent| unsafe { &mut *recent })
+}
+
 #[inline(always)]
 pub(crate) fn vip_flow<A: Family>(key: &FlowKey<A>) -> Option<&'static mut VipFlow<A>> {
     // SAFETY: as for `flow`.
@@ -395,9 +424,28 @@ pub(crate) fn origins(
     }
 }
 
+/// The coarse clock moves with the jiffies, which the JIT reads without a call:
+/// the clock itself is asked once a jiffy.
 #[inline(always)]
 pub(crate) fn now() -> Tick {
-    Tick::from_nanos(nanos())
+    let jiffies = jiffies();
+    let Some(clock) = CLOCK.get_ptr_mut(0) else {
+        return Tick::from_nanos(nanos());
+    };
+    // SAFETY: per CPU. A program that interrupts another one here leaves the
+    // time of the same jiffy or a later one.
+    let clock = unsafe { &mut *clock };
+    if clock.jiffies != jiffies {
+        clock.tick = Tick::from_nanos(nanos());
+        clock.jiffies = jiffies;
+    }
+    clock.tick
+}
+
+#[inline(always)]
+pub(crate) fn jiffies() -> u64 {
+    // SAFETY: no arguments, no side effects.
+    unsafe { bpf_jiffies64() }
 }
 
 #[inline(always)]

@@ -16,7 +16,7 @@ use crate::reject::Reject;
 use crate::report;
 use crate::rewrite::{Rewrite, rewrite};
 use crate::service::{self, Route};
-use crate::track::{End, Passage, Trace, established, track, track_translated};
+use crate::track::{self, End, Passage, Sight, Trace, track, track_translated};
 
 /// `TCX_NEXT`: the next program, or else the stack.
 const PASS: i32 = -1;
@@ -179,8 +179,14 @@ fn read<A: Pod>(ctx: &TcContext, trace: &mut Trace<A>) -> Result<(), Counter> {
 #[inline(always)]
 fn reassemble<A: Pod>(headers: &mut Headers<A>) -> Result<(), Counter> {
     if headers.piece == Piece::Whole {
-        return Ok(());
+        Ok(())
+    } else {
+        ports_of_piece(headers)
     }
+}
+
+#[inline(never)]
+fn ports_of_piece<A: Pod>(headers: &mut Headers<A>) -> Result<(), Counter> {
     let key = headers.fragment_key();
     if headers.piece == Piece::First {
         let tuple = &headers.tuple;
@@ -210,38 +216,41 @@ fn send<A: Pod>(
     if packet::source_mac(ctx) != Some(endpoint.mac) {
         return Err(Counter::SpoofedMac);
     }
-    let own = A::of(endpoint);
-    if trace.headers.tuple.src != own || own == A::ZERO {
+    let src = &trace.headers.tuple.src;
+    if *src != A::of(endpoint) || *src == A::ZERO {
         return answered(ctx, A::unaddressed(ctx, &trace.headers, endpoint));
     }
     if trace.headers.discovery {
         return answered(ctx, A::discovery(ctx, &trace.headers, endpoint));
     }
     reassemble(&mut trace.headers)?;
-    if trace.src.is_isolated()
-        && !trace.headers.icmp_error
-        && let Some(to) = established(trace)
-    {
-        return forward(ctx, to);
+    let is_hinted = trace.dst.set_hinted(&trace.headers.tuple.dst);
+    let mut sight = Sight::Other;
+    let isolated = trace.src.is_isolated() || (is_hinted && trace.dst.is_isolated());
+    if isolated && !trace.headers.icmp_error {
+        sight = track::sight(trace);
+        if let Sight::Established(to) = sight {
+            return forward(ctx, to);
+        }
     }
-    let dst = trace.headers.tuple.dst;
-    if !trace.dst.set_hinted(&dst) {
-        let known = maps::address(&dst);
+    if !is_hinted {
+        let dst = &trace.headers.tuple.dst;
+        let known = maps::address(dst);
         if known.is_some_and(|known| known.kind == kind::SERVICE) {
             translate(ctx, endpoint, trace)?;
             return forward(ctx, trace.dst.slot);
         }
-        trace.dst.set_address(&dst, known);
+        trace.dst.set_address(dst, known);
     }
     let involved = trace.src.is_isolated()
         || trace.dst.is_isolated()
         || (trace.dst.slot != 0 && maps::is_nat_client(trace.dst.slot))
-        || (dst == A::MIRROR && maps::is_nat_client(slot));
+        || (trace.headers.tuple.dst == A::MIRROR && maps::is_nat_client(slot));
     if involved {
-        judged(ctx, trace)?;
+        judged(ctx, trace, sight)?;
     }
     // A reply through a Service to the pod itself changes its destination.
-    if trace.headers.tuple.dst == own {
+    if trace.headers.tuple.dst == A::of(endpoint) {
         return deliver(ctx, slot);
     }
     forward(ctx, trace.dst.slot)
@@ -259,7 +268,7 @@ fn forward(ctx: &TcContext, slot: u32) -> Result<i32, Counter> {
 /// Policy and flows of a packet that is not addressed to a Service; translates
 /// replies and errors under NAT. On return the tuple is the packet's.
 #[inline(always)]
-fn judged<A: Pod>(ctx: &TcContext, trace: &mut Trace<A>) -> Result<(), Counter> {
+fn judged<A: Pod>(ctx: &TcContext, trace: &mut Trace<A>, sight: Sight) -> Result<(), Counter> {
     if trace.headers.icmp_error {
         match related(ctx, trace) {
             Related::Yes => return Ok(()),
@@ -267,7 +276,7 @@ fn judged<A: Pod>(ctx: &TcContext, trace: &mut Trace<A>) -> Result<(), Counter> 
             Related::Failed(reason) => return Err(reason),
         }
     }
-    follow(ctx, track(trace), trace)
+    follow(ctx, track(trace, u32::from(sight == Sight::New)), trace)
 }
 
 /// Does what tracking said. On return the tuple is the packet's.
@@ -390,6 +399,6 @@ fn receive<A: Pod>(
         return Ok(PASS);
     }
     reassemble(&mut trace.headers)?;
-    judged(ctx, trace)?;
+    judged(ctx, trace, Sight::Other)?;
     Ok(PASS)
 }

@@ -10,6 +10,7 @@ use proxy_ebpf::policy::verdict;
 
 use crate::maps::{self, Family};
 use crate::parse::{Headers, Quoted};
+use crate::recent;
 use crate::reject::ANSWER_BYTES;
 
 /// Source ports tried towards a backend before [`Counter::NatExhausted`].
@@ -255,26 +256,45 @@ fn touch<A: Family>(headers: &Headers<A>, flow: &mut Flow<A>, orientation: Orien
     }
 }
 
-/// The short way of an established flow without NAT under the present policy:
-/// one look-up instead of one for the address and one for the flow. The slot
-/// it goes to, 0 for the stack; `None`: the long way.
+/// What the flow table says of a packet at first sight.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Sight {
+    /// Part of a flow without NAT that the present policy admits: goes to this
+    /// slot, 0 for the stack.
+    Established(u32),
+    /// There is no flow, or one that this packet replaces.
+    New,
+    /// To be looked at by [`track`].
+    Other,
+}
+
+/// The short way of established connections, past address and policy.
 #[inline(always)]
-pub fn established<A: Family>(trace: &mut Trace<A>) -> Option<u32> {
+pub(crate) fn sight<A: Family>(trace: &mut Trace<A>) -> Sight {
+    let generation = maps::settings().generation;
+    if let Some(slot) = recent::find(&trace.headers, generation) {
+        return Sight::Established(slot);
+    }
     let side = trace.headers.tuple.canonical_into(&mut trace.key);
-    let flow = maps::flow(&trace.key)?;
-    let known = flow.generation == maps::settings().generation && flow.flags & flags::NAT == 0;
-    if !known || opens(&trace.headers) {
-        return None;
+    let Some(flow) = maps::flow(&trace.key) else {
+        return Sight::New;
+    };
+    if flow.flags & flags::NAT != 0 {
+        return Sight::Other;
+    }
+    if opens(&trace.headers) {
+        return Sight::New;
     }
     let slot = match side {
         Side::Low => flow.high_slot,
         Side::High => flow.low_slot,
     };
-    if slot != 0 && !maps::endpoint(slot).is_some_and(|e| A::of(e) == trace.headers.tuple.dst) {
-        return None;
+    if flow.generation != generation || !recent::leads_to(slot, &trace.headers.tuple.dst) {
+        return Sight::Other;
     }
     touch(&trace.headers, flow, orientation(flow.flags, side));
-    Some(slot)
+    recent::remember(&trace.headers.tuple, generation, slot);
+    Sight::Established(slot)
 }
 
 /// Where a reply under NAT goes: what its receiver believes to talk to.
@@ -293,13 +313,15 @@ fn untranslated<A: Family>(tuple: &Tuple<A>, flow: &Flow<A>, out: &mut Tuple<A>)
 ///
 /// Without a flow, a TCP packet other than SYN is the middle of a connection
 /// older than the flow table's memory: it passes if either end may have opened
-/// it.
+/// it. `is_new` is not 0 if [`sight`] has found that there is none.
 #[inline(never)]
-pub(crate) fn track<A: Family>(trace: &mut Trace<A>) -> Passage {
+pub(crate) fn track<A: Family>(trace: &mut Trace<A>, is_new: u32) -> Passage {
     trace.judged.copy_from(&trace.headers.tuple);
     let side = trace.headers.tuple.canonical_into(&mut trace.key);
     let opens = opens(&trace.headers);
-    if let Some(flow) = maps::flow(&trace.key) {
+    if is_new == 0
+        && let Some(flow) = maps::flow(&trace.key)
+    {
         let orientation = orientation(flow.flags, side);
         let nat = flow.flags & flags::NAT != 0;
         if !opens || nat {

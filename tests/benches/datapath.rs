@@ -139,6 +139,12 @@ impl Scenario {
         self.cost(flag::ACK, effort)
     }
 
+    /// A FIN is not let pass by what its CPU remembers: the flow table is asked,
+    /// as it is for the first packet of a connection in every 32 jiffies.
+    fn by_table(&mut self, effort: Effort) -> f64 {
+        self.cost(flag::FIN | flag::ACK, effort)
+    }
+
     /// A bare SYN is always judged as a new connection, and replaces the flow:
     /// look-ups, both verdicts, an insertion and a removal.
     fn new_flow(&mut self, effort: Effort) -> f64 {
@@ -281,6 +287,8 @@ fn main() {
         "ns",
         Some(50.0),
     );
+    let by_table = large.by_table(effort);
+    note("established, once in 32 jiffies", by_table, "ns", None);
     let new_flow = large.new_flow(effort);
     note("new flow, the same", new_flow, "ns", Some(250.0));
     #[expect(clippy::cast_precision_loss, reason = "megabytes")]

@@ -19,6 +19,7 @@
               kernel types are what they are"
 )]
 
+mod clock;
 mod icmp;
 mod maps;
 mod neighbour;

@@ -6,7 +6,6 @@
 
 use aya_ebpf::bindings::{BPF_ANY, BPF_F_NO_PREALLOC, BPF_NOEXIST};
 use aya_ebpf::btf_maps::SkStorage;
-use aya_ebpf::helpers::{bpf_jiffies64, bpf_ktime_get_coarse_ns};
 use aya_ebpf::macros::{btf_map, map};
 use aya_ebpf::maps::lpm_trie::Key;
 use aya_ebpf::maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, RingBuf};
@@ -97,8 +96,6 @@ static POLICY_RANGES: LpmTrie<PortKey, u32> = LpmTrie::with_max_entries(bound::P
 #[map]
 static SETTINGS: Array<Settings> = Array::with_max_entries(1, 0);
 #[map]
-static CLOCK: PerCpuArray<Clock> = PerCpuArray::with_max_entries(1, 0);
-#[map]
 static COUNTERS: PerCpuArray<u64> = PerCpuArray::with_max_entries(Counter::SLOTS, 0);
 #[map]
 static EVENT_BUDGET: PerCpuArray<EventBudget> = PerCpuArray::with_max_entries(1, 0);
@@ -114,12 +111,6 @@ static SOCKET_ORIGINS: SkStorage<Origins> = SkStorage::new();
 static TRACES_V4: PerCpuArray<Trace<V4>> = PerCpuArray::with_max_entries(1, 0);
 #[map]
 static TRACES_V6: PerCpuArray<Trace<V6>> = PerCpuArray::with_max_entries(1, 0);
-
-/// The time of the last look at the clock, and the jiffy it was in.
-struct Clock {
-    jiffies: u64,
-    tick: Tick,
-}
 
 /// The maps of one address family.
 pub(crate) trait Family: Addr {
@@ -422,36 +413,6 @@ pub(crate) fn origins(
         };
         pointer.as_mut()
     }
-}
-
-/// The coarse clock moves with the jiffies, which the JIT reads without a call:
-/// the clock itself is asked once a jiffy.
-#[inline(always)]
-pub(crate) fn now() -> Tick {
-    let jiffies = jiffies();
-    let Some(clock) = CLOCK.get_ptr_mut(0) else {
-        return Tick::from_nanos(nanos());
-    };
-    // SAFETY: per CPU. A program that interrupts another one here leaves the
-    // time of the same jiffy or a later one.
-    let clock = unsafe { &mut *clock };
-    if clock.jiffies != jiffies {
-        clock.tick = Tick::from_nanos(nanos());
-        clock.jiffies = jiffies;
-    }
-    clock.tick
-}
-
-#[inline(always)]
-pub(crate) fn jiffies() -> u64 {
-    // SAFETY: no arguments, no side effects.
-    unsafe { bpf_jiffies64() }
-}
-
-#[inline(always)]
-pub(crate) fn nanos() -> u64 {
-    // SAFETY: no arguments, no side effects.
-    unsafe { bpf_ktime_get_coarse_ns() }
 }
 
 #[inline(always)]

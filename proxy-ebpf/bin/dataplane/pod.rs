@@ -12,11 +12,12 @@ use crate::maps::{self, Family};
 use crate::neighbour::{self, Answer};
 use crate::packet;
 use crate::parse::{Headers, Parse, Piece};
+use crate::recent::{self, Sight};
 use crate::reject::Reject;
 use crate::report;
 use crate::rewrite::{Rewrite, rewrite};
 use crate::service::{self, Route};
-use crate::track::{self, End, Passage, Sight, Trace, track, track_translated};
+use crate::track::{End, Passage, Trace, track, track_translated};
 
 /// `TCX_NEXT`: the next program, or else the stack.
 const PASS: i32 = -1;
@@ -228,7 +229,7 @@ fn send<A: Pod>(
     let mut sight = Sight::Other;
     let isolated = trace.src.is_isolated() || (is_hinted && trace.dst.is_isolated());
     if isolated && !trace.headers.icmp_error {
-        sight = track::sight(trace);
+        sight = recent::sight(trace, is_hinted);
         if let Sight::Established(to) = sight {
             return forward(ctx, to);
         }

@@ -6,11 +6,14 @@
 //! jiffies) and one policy generation, so the flow is stamped once a moment and
 //! a change of policy bites as it does on the flow.
 
-use proxy_ebpf::addr::{Addr, BePort, Tuple, proto};
+use proxy_ebpf::abi::flow as flags;
+use proxy_ebpf::addr::{Addr, BePort, Side, Tuple, proto};
 use proxy_ebpf::conntrack::tcp;
 
+use crate::clock;
 use crate::maps::{self, Family};
 use crate::parse::Headers;
+use crate::track::{Trace, opens, orientation, touch};
 
 /// A moment is 2^5 jiffies: 32 to 320 ms.
 const MOMENT_SHIFT: u64 = 5;
@@ -45,13 +48,64 @@ impl<A: Family> Recent<A> {
 
 #[inline(always)]
 fn moment() -> u32 {
-    (maps::jiffies() >> MOMENT_SHIFT) as u32
+    (clock::jiffies() >> MOMENT_SHIFT) as u32
+}
+
+/// What the flow table says of a packet at first sight.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Sight {
+    /// Part of a flow without NAT that the present policy admits: goes to this
+    /// slot, 0 for the stack.
+    Established(u32),
+    /// There is no flow, or one that this packet replaces.
+    New,
+    /// To be looked at by [`track`](crate::track::track).
+    Other,
+}
+
+/// The short way of established connections, past address and policy.
+/// `is_hinted`: `trace.dst` is the endpoint that the packet goes to.
+#[inline(always)]
+pub(crate) fn sight<A: Family>(trace: &mut Trace<A>, is_hinted: bool) -> Sight {
+    let opens = opens(&trace.headers);
+    // A flow under NAT is one of a NAT client; any other is replaced.
+    if opens
+        && is_hinted
+        && !maps::is_nat_client(trace.src.slot)
+        && !maps::is_nat_client(trace.dst.slot)
+    {
+        return Sight::New;
+    }
+    let generation = maps::settings().generation;
+    if let Some(slot) = find(&trace.headers, generation) {
+        return Sight::Established(slot);
+    }
+    let side = trace.headers.tuple.canonical_into(&mut trace.key);
+    let Some(flow) = maps::flow(&trace.key) else {
+        return Sight::New;
+    };
+    if flow.flags & flags::NAT != 0 {
+        return Sight::Other;
+    }
+    if opens {
+        return Sight::New;
+    }
+    let slot = match side {
+        Side::Low => flow.high_slot,
+        Side::High => flow.low_slot,
+    };
+    if flow.generation != generation || !leads_to(slot, &trace.headers.tuple.dst) {
+        return Sight::Other;
+    }
+    touch(&trace.headers, flow, orientation(flow.flags, side));
+    remember(&trace.headers.tuple, generation, slot);
+    Sight::Established(slot)
 }
 
 /// The slot that a packet goes to, 0 for the stack, if its connection has just
 /// been let pass. Packets that change the state of a connection are not known.
 #[inline(always)]
-pub(crate) fn find<A: Family>(headers: &Headers<A>, generation: u32) -> Option<u32> {
+fn find<A: Family>(headers: &Headers<A>, generation: u32) -> Option<u32> {
     let tuple = &headers.tuple;
     if tuple.proto == proto::TCP && headers.kind & (tcp::SYN | tcp::FIN | tcp::RST) != 0 {
         return None;
@@ -72,13 +126,13 @@ pub(crate) fn find<A: Family>(headers: &Headers<A>, generation: u32) -> Option<u
 
 /// Whether `slot` is where packets to `address` go, as far as an endpoint tells.
 #[inline(always)]
-pub(crate) fn leads_to<A: Addr>(slot: u32, address: &A) -> bool {
+fn leads_to<A: Addr>(slot: u32, address: &A) -> bool {
     slot == 0 || maps::endpoint(slot).is_some_and(|endpoint| A::of(endpoint) == *address)
 }
 
 /// Remembers that a connection was let pass under the policy of `generation`.
 #[inline(always)]
-pub(crate) fn remember<A: Family>(tuple: &Tuple<A>, generation: u32, slot: u32) {
+fn remember<A: Family>(tuple: &Tuple<A>, generation: u32, slot: u32) {
     if let Some(recent) = Recent::of(tuple) {
         // Field by field: not by way of the stack.
         recent.src = tuple.src;

@@ -5,6 +5,7 @@ use proxy_ebpf::abi::{SET_NONE, setting};
 use proxy_ebpf::addr::Addr;
 use proxy_ebpf::event::{Counter, EVENTS_PER_TICK, Event, Hook};
 
+use crate::clock;
 use crate::maps;
 use crate::track::Trace;
 
@@ -47,24 +48,29 @@ fn say<A: Addr>(ctx: &TcContext, hook: Hook, reason: Counter, trace: &Trace<A>) 
 }
 
 /// Counts a new flow and, if somebody follows, reports it.
-#[inline(never)]
-pub(crate) fn opened<A: Addr>(ctx: &TcContext, hook: Hook, trace: &Trace<A>) -> u32 {
+#[inline(always)]
+pub(crate) fn opened<A: Addr>(ctx: &TcContext, hook: Hook, trace: &Trace<A>) {
     maps::count(Counter::FlowsOpened, hook);
     if maps::settings().flags & setting::FLOW_EVENTS != 0 {
-        emit(ctx, hook, Counter::FlowsOpened, trace);
+        followed(ctx, hook, trace);
     }
+}
+
+#[inline(never)]
+fn followed<A: Addr>(ctx: &TcContext, hook: Hook, trace: &Trace<A>) -> u32 {
+    emit(ctx, hook, Counter::FlowsOpened, trace);
     0
 }
 
 #[inline(always)]
 fn emit<A: Addr>(ctx: &TcContext, hook: Hook, reason: Counter, trace: &Trace<A>) {
     let length = ctx.len();
-    let reported = maps::spend_event(maps::now(), EVENTS_PER_TICK)
+    let reported = maps::spend_event(clock::now(), EVENTS_PER_TICK)
         && maps::submit_event(|event| {
             let tuple = &trace.headers.tuple;
             let judged = reason != Counter::PolicyEgress;
             *event = Event {
-                nanos: maps::nanos(),
+                nanos: clock::nanos(),
                 reason: reason as u8,
                 hook: hook as u8,
                 proto: tuple.proto,

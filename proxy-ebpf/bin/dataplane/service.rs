@@ -8,6 +8,7 @@ use proxy_ebpf::conntrack::tcp;
 use proxy_ebpf::event::Counter;
 use proxy_ebpf::select::pick;
 
+use crate::clock;
 use crate::maps::{self, Family};
 use crate::track::Trace;
 
@@ -42,14 +43,14 @@ pub(crate) fn choose<A: Family>(key: &ServiceKey<A>, client: A) -> Choice {
     };
     if service.affinity_seconds != 0
         && let Some(kept) = maps::affinity(&affinity_key)
-        && maps::now().since(kept.seen) <= Tick::in_seconds(service.affinity_seconds)
+        && clock::now().since(kept.seen) <= Tick::in_seconds(service.affinity_seconds)
         && let Some(backend) = maps::backend::<A>(kept.backend)
         && is_live(backend, kept.generation)
     {
         maps::remember_affinity(
             &affinity_key,
             &Affinity {
-                seen: maps::now(),
+                seen: clock::now(),
                 ..kept
             },
         );
@@ -67,7 +68,7 @@ pub(crate) fn choose<A: Family>(key: &ServiceKey<A>, client: A) -> Choice {
         let kept = Affinity {
             backend: id,
             generation: backend.generation,
-            seen: maps::now(),
+            seen: clock::now(),
         };
         maps::remember_affinity(&affinity_key, &kept);
     }
@@ -102,7 +103,7 @@ pub(crate) fn route<A: Family>(trace: &mut Trace<A>) -> Route {
         let middle = tuple.proto == proto::TCP && !tcp::opens(trace.headers.kind);
         let live = maps::backend::<A>(flow.backend).is_some_and(|b| is_live(b, flow.generation));
         if middle || live {
-            let now = maps::now();
+            let now = clock::now();
             if flow.seen != now {
                 flow.seen = now;
             }
@@ -132,7 +133,7 @@ pub(crate) fn route<A: Family>(trace: &mut Trace<A>) -> Route {
         return Route::Reject;
     };
     trace.vip_flow = VipFlow {
-        seen: maps::now(),
+        seen: clock::now(),
         backend: id,
         generation: backend.generation,
         address: backend.address,

@@ -8,9 +8,9 @@ use proxy_ebpf::conntrack::{self, tcp};
 use proxy_ebpf::event::Counter;
 use proxy_ebpf::policy::verdict;
 
+use crate::clock;
 use crate::maps::{self, Family};
 use crate::parse::{Headers, Quoted};
-use crate::recent;
 use crate::reject::ANSWER_BYTES;
 
 /// Source ports tried towards a backend before [`Counter::NatExhausted`].
@@ -138,7 +138,7 @@ pub(crate) enum Passage {
 
 /// How a packet relates to the opener of its flow.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Orientation {
+pub(crate) enum Orientation {
     Forward,
     Backward,
 }
@@ -147,6 +147,12 @@ enum Orientation {
 /// `backward`. Returns 0, or the [`Counter`] that says which direction refused.
 #[inline(never)]
 fn judge<A: Family>(trace: &mut Trace<A>, backward: u32) -> u32 {
+    judge_here(trace, backward)
+}
+
+/// [`judge`] without the call: on the way of new flows.
+#[inline(always)]
+fn judge_here<A: Family>(trace: &mut Trace<A>, backward: u32) -> u32 {
     let tuple = &trace.judged;
     let flags = maps::settings().flags;
     if trace.src.exempt | trace.dst.exempt != 0 || tuple.src == tuple.dst {
@@ -197,7 +203,7 @@ fn slots<A>(trace: &Trace<A>, side: Side) -> (u32, u32) {
 }
 
 #[inline(always)]
-fn opens<A>(headers: &Headers<A>) -> bool {
+pub(crate) fn opens<A>(headers: &Headers<A>) -> bool {
     headers.tuple.proto == proto::TCP && tcp::opens(headers.kind)
 }
 
@@ -211,7 +217,7 @@ fn tcp_flags<A>(headers: &Headers<A>) -> u8 {
 }
 
 #[inline(always)]
-fn orientation(flow_flags: u8, side: Side) -> Orientation {
+pub(crate) fn orientation(flow_flags: u8, side: Side) -> Orientation {
     if (flow_flags & flags::OPENED_BY_HIGH != 0) == (side == Side::High) {
         Orientation::Forward
     } else {
@@ -243,58 +249,17 @@ fn refresh<A: Family>(
 }
 
 #[inline(always)]
-fn touch<A: Family>(headers: &Headers<A>, flow: &mut Flow<A>, orientation: Orientation) {
+pub(crate) fn touch<A: Family>(headers: &Headers<A>, flow: &mut Flow<A>, orientation: Orientation) {
     let from_opener = orientation == Orientation::Forward;
     let state = conntrack::advance(flow.state, from_opener, tcp_flags(headers));
     // Unchanged words are not written: cache lines stay shared between CPUs.
     if state != flow.state {
         flow.state = state;
     }
-    let now = maps::now();
+    let now = clock::now();
     if flow.seen != now {
         flow.seen = now;
     }
-}
-
-/// What the flow table says of a packet at first sight.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Sight {
-    /// Part of a flow without NAT that the present policy admits: goes to this
-    /// slot, 0 for the stack.
-    Established(u32),
-    /// There is no flow, or one that this packet replaces.
-    New,
-    /// To be looked at by [`track`].
-    Other,
-}
-
-/// The short way of established connections, past address and policy.
-#[inline(always)]
-pub(crate) fn sight<A: Family>(trace: &mut Trace<A>) -> Sight {
-    let generation = maps::settings().generation;
-    if let Some(slot) = recent::find(&trace.headers, generation) {
-        return Sight::Established(slot);
-    }
-    let side = trace.headers.tuple.canonical_into(&mut trace.key);
-    let Some(flow) = maps::flow(&trace.key) else {
-        return Sight::New;
-    };
-    if flow.flags & flags::NAT != 0 {
-        return Sight::Other;
-    }
-    if opens(&trace.headers) {
-        return Sight::New;
-    }
-    let slot = match side {
-        Side::Low => flow.high_slot,
-        Side::High => flow.low_slot,
-    };
-    if flow.generation != generation || !recent::leads_to(slot, &trace.headers.tuple.dst) {
-        return Sight::Other;
-    }
-    touch(&trace.headers, flow, orientation(flow.flags, side));
-    recent::remember(&trace.headers.tuple, generation, slot);
-    Sight::Established(slot)
 }
 
 /// Where a reply under NAT goes: what its receiver believes to talk to.
@@ -313,7 +278,7 @@ fn untranslated<A: Family>(tuple: &Tuple<A>, flow: &Flow<A>, out: &mut Tuple<A>)
 ///
 /// Without a flow, a TCP packet other than SYN is the middle of a connection
 /// older than the flow table's memory: it passes if either end may have opened
-/// it. `is_new` is not 0 if [`sight`] has found that there is none.
+/// it. `is_new` is not 0 if [`recent::sight`](crate::recent::sight) has found that there is none.
 #[inline(never)]
 pub(crate) fn track<A: Family>(trace: &mut Trace<A>, is_new: u32) -> Passage {
     trace.judged.copy_from(&trace.headers.tuple);
@@ -340,7 +305,7 @@ pub(crate) fn track<A: Family>(trace: &mut Trace<A>, is_new: u32) -> Passage {
     let generation = maps::settings().generation;
     let mut opened_by = side;
     let mut state = 0;
-    let refused = judge(trace, 0);
+    let refused = judge_here(trace, 0);
     if refused != 0 {
         if opens || trace.judged.proto != proto::TCP || judge(trace, 1) != 0 {
             // The classes of the forward direction are what a report tells.
@@ -361,7 +326,7 @@ pub(crate) fn track<A: Family>(trace: &mut Trace<A>, is_new: u32) -> Passage {
     let (low_slot, high_slot) = slots(trace, side);
     let tcp_flags = tcp_flags(&trace.headers);
     let flow = &mut trace.flow;
-    flow.seen = maps::now();
+    flow.seen = clock::now_here();
     flow.generation = generation;
     flow.low_slot = low_slot;
     flow.high_slot = high_slot;
@@ -460,7 +425,7 @@ fn open_translated<A: Family>(trace: &mut Trace<A>, side: Side, hairpin: bool) -
         flow_flags |= flags::OPENED_BY_HIGH;
     }
     let flow = &mut trace.flow;
-    flow.seen = maps::now();
+    flow.seen = clock::now();
     flow.generation = generation;
     flow.low_slot = low_slot;
     flow.high_slot = high_slot;

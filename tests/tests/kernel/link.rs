@@ -6,10 +6,11 @@ use fairlead_tests::generate::pod_ip;
 use fairlead_tests::kernel::{Action, UPLINK_IFINDEX, macs, slot};
 use fairlead_tests::packet::{Body, Ip, Packet, body, flag, fragments, internet_checksum};
 use fairlead_tests::require;
-use proxy_ebpf::abi::Endpoint;
+use proxy_ebpf::abi::{Address, Endpoint, kind, pin};
+use proxy_ebpf::addr::{V4, V6};
 use proxy_ebpf::event::Counter;
 
-use crate::node::{endpoint, open, sent_by};
+use crate::node::{self, endpoint, open, sent_by};
 
 const FAMILIES: [bool; 2] = [false, true];
 
@@ -43,6 +44,48 @@ fn a_packet_to_a_pod_of_the_node_goes_straight_into_it() {
             };
             assert_eq!(Packet::decode(&run.frame), Ok(expected));
         }
+    }
+}
+
+#[test]
+fn a_pod_is_found_where_it_is_now_and_not_where_it_was() {
+    require!(Root, Bpf);
+    for v6 in FAMILIES {
+        let mut kernel = open(3);
+        let dst = pod_ip(v6, true, 1);
+        let packet = sent_by(0, dst, body::tcp(1000, 80, flag::SYN));
+        // By the address table, then by what that has taught.
+        for _ in 0..2 {
+            let run = kernel.from_pod(0, &packet.encode());
+            assert_eq!(Packet::decode(&run.frame).unwrap().mac_dst, macs(1).0);
+        }
+        // The address moves to another endpoint.
+        kernel.set_endpoint(slot(1), Endpoint::default());
+        let mut moved = endpoint(1);
+        (moved.ifindex, moved.mac) = (endpoint(2).ifindex, macs(2).0);
+        kernel.set_endpoint(slot(2), moved);
+        let address = Address {
+            class: 0,
+            slot: slot(2),
+            kind: kind::LOCAL_POD,
+        };
+        if v6 {
+            let mut addresses = kernel.hash(pin::ADDRESSES_V6);
+            addresses.insert(node::v6(dst), address, 0).unwrap();
+        } else {
+            let mut addresses = kernel.hash(pin::ADDRESSES_V4);
+            addresses.insert(node::v4(dst), address, 0).unwrap();
+        }
+        for _ in 0..2 {
+            let run = kernel.from_pod(0, &packet.encode());
+            assert_eq!(Packet::decode(&run.frame).unwrap().mac_dst, macs(2).0);
+        }
+        // Its pod goes, and with it the address.
+        kernel.set_endpoint(slot(2), Endpoint::default());
+        kernel.clear::<V4, Address>(pin::ADDRESSES_V4);
+        kernel.clear::<V6, Address>(pin::ADDRESSES_V6);
+        let run = kernel.from_pod(0, &packet.encode());
+        assert_eq!((run.action, run.frame), (Action::Pass, packet.encode()));
     }
 }
 

@@ -26,6 +26,7 @@ mod health;
 pub mod metrics;
 mod options;
 mod path;
+mod process;
 mod read;
 mod respond;
 mod shape;
@@ -147,6 +148,7 @@ impl Api {
                 Status::too_many_requests("Too many requests, please try again later.", 1)
             })?
             .map_err(|_closed| Status::unavailable("the server is shutting down"))?;
+        let _counted = self.metrics.turn(&parts.method);
         let request = Incoming {
             parts,
             caller,

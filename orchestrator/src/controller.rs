@@ -6,10 +6,11 @@
 pub mod apps;
 pub mod batch;
 pub mod cluster;
+pub mod leader;
 pub mod network;
 pub mod pods;
 pub mod runtime;
 mod start;
 pub mod storage;
 
-pub use start::{Controllers, Options};
+pub use start::{Controllers, Measures, Options};

@@ -28,6 +28,7 @@ pub mod affinity;
 mod binding;
 pub mod decide;
 pub mod filter;
+mod measure;
 pub mod node;
 pub mod pod;
 pub mod queue;
@@ -39,11 +40,14 @@ pub mod volume;
 use self::{
     decide::{Decision, decide},
     filter::wake,
+    measure::{Ended, Watch},
     node::{NodeInfo, Nodes},
     pod::PodInfo,
     queue::Queue,
     topology::Namespaces,
 };
+
+pub use self::measure::Measures;
 
 /// Annotation with which a claim is told its pod's node.
 pub const SELECTED_NODE: &str = "volume.kubernetes.io/selected-node";
@@ -66,6 +70,7 @@ struct Scheduler {
     assumed: HashMap<Arc<str>, String>,
     writes: JoinSet<Outcome>,
     turn: usize,
+    watch: Watch,
 }
 
 /// What became of a write beside the loop.
@@ -76,7 +81,7 @@ enum Outcome {
 }
 
 /// Schedules until it is dropped.
-pub async fn run(context: Context) {
+pub async fn run(context: Context, measures: Measures) {
     let mut scheduler = Scheduler {
         client: context.client,
         caller: Caller {
@@ -90,6 +95,7 @@ pub async fn run(context: Context) {
         assumed: HashMap::new(),
         writes: JoinSet::new(),
         turn: 0,
+        watch: Watch::new(measures),
     };
     loop {
         scheduler.follow_all().await;
@@ -116,6 +122,7 @@ impl Scheduler {
         };
         loop {
             self.decide_some();
+            self.watch.look(|| self.queue.depths());
             let due = self.queue.next_due();
             let ready = !self.queue.is_idle() && self.writes.len() < WIDTH;
             let clock = self.clock.clone();
@@ -132,6 +139,7 @@ impl Scheduler {
                 seen = watches.classes.next() => seen.map(|_| self.wake(wake::VOLUME)),
                 () = clock.sleep_until(due.unwrap_or_default()), if due.is_some() => Ok(()),
                 () = tokio::task::yield_now(), if ready => Ok(()),
+                () = tokio::time::sleep(measure::LOOK), if self.watch.is_stale() => Ok(()),
             };
             if expired.is_err() {
                 return;
@@ -195,6 +203,7 @@ impl Scheduler {
         for delivery in deliveries {
             let entry = delivery.entry();
             if delivery.kind == EventKind::Deleted {
+                self.watch.leave(&entry.key);
                 self.queue.remove(&entry.key);
                 self.assumed.remove(&entry.key);
                 helps |= self.nodes.take(&entry.key).is_some();
@@ -217,6 +226,7 @@ impl Scheduler {
             }
         };
         if pod.over {
+            self.watch.leave(&pod.key);
             self.queue.remove(&pod.key);
             self.assumed.remove(&pod.key);
             return self.nodes.take(&pod.key).is_some();
@@ -242,6 +252,7 @@ impl Scheduler {
         }
         // Its own status is written here; that is no reason for another attempt.
         if !self.queue.is_same(&pod) {
+            self.watch.enter(&pod.key);
             self.queue.add(pod);
         }
         false
@@ -260,6 +271,7 @@ impl Scheduler {
     }
 
     fn place(&mut self, pod: Arc<PodInfo>) {
+        self.watch.attempt(&pod.key);
         let volumes = match binding::volumes(&self.client, &pod) {
             Ok(volumes) => volumes,
             Err(message) => return self.refuse(&pod, &message, wake::VOLUME),
@@ -301,6 +313,7 @@ impl Scheduler {
 
     fn refuse(&mut self, pod: &Arc<PodInfo>, message: &str, wakes: u8) {
         self.queue.refused(&pod.key, wakes, self.clock.now());
+        self.watch.ended(&pod.key, Ended::Unschedulable);
         let text = message.to_owned();
         self.recorder.warning(
             NAME,
@@ -353,6 +366,7 @@ impl Scheduler {
         };
         match result {
             Ok(()) => {
+                self.watch.ended(&pod.key, Ended::Scheduled);
                 let node = self.assumed.get(&pod.key).cloned();
                 let node = node.or_else(|| self.nodes.place_of(&pod.key));
                 let text = format!(
@@ -365,6 +379,7 @@ impl Scheduler {
             }
             Err(status) => {
                 tracing::debug!(pod = &*pod.key, %status, "not bound, will retry");
+                self.watch.ended(&pod.key, Ended::Error);
                 // Only what was assumed is taken back, not what has happened since.
                 if self.assumed.remove(&pod.key).is_some() {
                     self.nodes.take(&pod.key);

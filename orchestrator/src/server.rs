@@ -2,7 +2,7 @@
 
 use std::{
     convert::Infallible,
-    fmt,
+    fmt::{self, Write as _},
     net::{IpAddr, SocketAddr},
     path::PathBuf,
     sync::Arc,
@@ -21,7 +21,7 @@ use crate::{
     cache::{Cache, Feed},
     config::ServerConfig,
     controller::{
-        Controllers, Options,
+        Controllers, Measures, Options,
         network::{
             allocator::{Range, RangeError, ServiceAllocator},
             api_server::Reachable,
@@ -176,8 +176,9 @@ impl Server {
         let (stop, serving) = keys.serve(listener, Arc::new(api), &metrics)?;
         report(watch.step("serving", format!("https://{public}")));
         let options = options(&config, &keys, address.port())?;
-        let controllers = Controllers::start(Arc::clone(&registry), Clock::system(), &options);
-        report(watch.step("controllers", format!("{} running", controllers.count())));
+        metrics.register(|registry| options.measures.register(registry));
+        let controllers = Controllers::start(Arc::clone(&registry), Clock::system(), options).await;
+        report(watch.step("controllers", led(&controllers)));
         let kubeconfig = config.kubeconfig.clone();
         let renewing = keys.keep(client, Arc::clone(&auth), config, public);
         Ok(Self {
@@ -395,7 +396,30 @@ fn options(config: &ServerConfig, keys: &Keys, port: u16) -> Result<Options, Sta
             ranges: ranges(config)?,
         }),
         disabled: config.disabled_controllers.clone(),
+        identity: identity(config),
+        measures: Measures::default(),
     })
+}
+
+/// Who this server is among those that may share a store: a machine and a data
+/// directory, which one process locks.
+fn identity(config: &ServerConfig) -> String {
+    let place = std::path::absolute(&config.data_dir);
+    let place = place.unwrap_or_else(|_| config.data_dir.clone());
+    let digest = ring::digest::digest(&ring::digest::SHA256, place.as_os_str().as_encoded_bytes());
+    let mut identity = host_name().unwrap_or_else(|| "fairlead".to_owned()) + "_";
+    for byte in digest.as_ref().iter().take(8) {
+        write!(identity, "{byte:02x}").expect("strings take everything");
+    }
+    identity
+}
+
+/// What leads, for whoever watches the start.
+fn led(controllers: &Controllers) -> String {
+    match controllers.leading() {
+        [] => "wait for their leases".to_owned(),
+        leading => format!("leading: {}", leading.join(", ")),
+    }
 }
 
 /// The ranges of Service addresses.

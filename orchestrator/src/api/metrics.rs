@@ -6,14 +6,17 @@ use std::{
 };
 
 use axum::body::Body;
-use hyper::{Response, StatusCode, header, header::HeaderValue, http::request::Parts};
+use hyper::{Method, Response, StatusCode, header, header::HeaderValue, http::request::Parts};
 use prometheus_client::{
     encoding::{EncodeLabelSet, text::encode},
     metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram},
     registry::Registry,
 };
 
-use super::path::{Destination, Place};
+use super::{
+    path::{Destination, Place},
+    process::Process,
+};
 use crate::{cache::Cache, resource::Resource};
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
@@ -41,6 +44,18 @@ struct ResourceLabels {
     resource: String,
 }
 
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct KindLabels {
+    group: &'static str,
+    version: &'static str,
+    resource: &'static str,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct TurnLabels {
+    request_kind: &'static str,
+}
+
 type Gauges = Family<ResourceLabels, Gauge<i64, AtomicI64>>;
 
 /// All metrics of the process. Controllers add theirs with [`Self::register`].
@@ -49,7 +64,9 @@ pub struct Metrics {
     registry: Mutex<Registry>,
     requests: Family<CodeLabels, Counter>,
     durations: Family<RequestLabels, Histogram>,
+    inflight: Family<TurnLabels, Gauge>,
     watchers: Gauges,
+    watch_events: Family<KindLabels, Counter>,
     objects: Gauges,
     ring_bytes: Gauges,
 }
@@ -72,6 +89,19 @@ impl Default for Metrics {
             "Response latency, watches aside",
             durations.clone(),
         );
+        let inflight = Family::default();
+        registry.register(
+            "apiserver_current_inflight_requests",
+            "Requests worked on, watches aside",
+            inflight.clone(),
+        );
+        let watch_events = Family::default();
+        registry.register(
+            "apiserver_watch_events",
+            "Events sent to watchers",
+            watch_events.clone(),
+        );
+        registry.register_collector(Box::new(Process));
         registry.register(
             "apiserver_longrunning_requests",
             "Open watches",
@@ -91,7 +121,9 @@ impl Default for Metrics {
             registry: Mutex::new(registry),
             requests,
             durations,
+            inflight,
             watchers,
+            watch_events,
             objects,
             ring_bytes,
         }
@@ -103,11 +135,11 @@ const BUCKETS: [f64; 16] = [
     0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.2, 0.4, 0.8, 1.25, 2.0, 4.0, 8.0, 20.0, 60.0,
 ];
 
-/// Counts an open watch until it is dropped.
+/// Counts something until it is dropped.
 #[derive(Debug)]
-pub(super) struct Watching(Gauge<i64, AtomicI64>);
+pub(super) struct Present(Gauge<i64, AtomicI64>);
 
-impl Drop for Watching {
+impl Drop for Present {
     fn drop(&mut self) {
         self.0.dec();
     }
@@ -119,13 +151,35 @@ impl Metrics {
         add(&mut self.registry.lock().expect("no holder panics"));
     }
 
-    pub(super) fn watching(&self, resource: &Resource) -> Watching {
+    /// Counts a request while it is worked on.
+    pub(super) fn turn(&self, method: &Method) -> Present {
+        let read = matches!(*method, Method::GET | Method::HEAD);
+        let labels = TurnLabels {
+            request_kind: if read { "readOnly" } else { "mutating" },
+        };
+        let gauge = self.inflight.get_or_create_owned(&labels);
+        gauge.inc();
+        Present(gauge)
+    }
+
+    /// Counts the events that the watchers of a resource are sent.
+    pub(super) fn watch_events(&self, resource: &Resource) -> Counter {
+        let labels = KindLabels {
+            group: resource.group,
+            version: resource.version,
+            resource: resource.plural,
+        };
+        self.watch_events.get_or_create_owned(&labels)
+    }
+
+    /// Counts an open watch.
+    pub(super) fn watching(&self, resource: &Resource) -> Present {
         let labels = ResourceLabels {
             resource: resource.key.to_owned(),
         };
         let gauge = self.watchers.get_or_create(&labels).clone();
         gauge.inc();
-        Watching(gauge)
+        Present(gauge)
     }
 
     /// Records one answered request. Labels come from descriptions, never from

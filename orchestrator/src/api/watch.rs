@@ -10,6 +10,7 @@ use axum::body::Body;
 use bytes::{Bytes, BytesMut};
 use hyper::{Response, StatusCode, body::Frame, http::request::Parts};
 use jiff::Timestamp;
+use prometheus_client::metrics::counter::Counter;
 use ring::rand::{SecureRandom, SystemRandom};
 use serde_json::{Value, json};
 use tokio::{
@@ -101,6 +102,7 @@ impl Api {
         let (frames, receiver) = mpsc::channel(FRAMES);
         let task = Task {
             frames,
+            sent: self.metrics.watch_events(resource),
             style,
             bookmarks,
             initial,
@@ -172,6 +174,7 @@ fn life(query: &str) -> Result<Duration, Status> {
 
 struct Task {
     frames: mpsc::Sender<Bytes>,
+    sent: Counter,
     style: Style,
     bookmarks: bool,
     initial: Initial,
@@ -232,6 +235,7 @@ impl Task {
     }
 
     async fn deliver(&mut self, events: &[Delivery]) -> Result<(), Gone> {
+        self.sent.inc_by(events.len() as u64);
         // One plain event goes out as the bytes that everyone shares.
         if let ([one], true) = (events, self.style.is_shared()) {
             return self.frames.send(one.frame()).await.map_err(|_closed| Gone);

@@ -23,11 +23,13 @@ use crate::{
 };
 
 pub mod clock;
+pub mod measure;
 pub mod object;
 pub mod queue;
 pub mod recorder;
 
 pub use clock::{Clock, later, stamp};
+pub use measure::Measures;
 pub use queue::{Key, Queue};
 pub use recorder::Recorder;
 
@@ -120,13 +122,20 @@ pub struct Runtime {
     registry: Arc<Registry>,
     clock: Clock,
     recorder: Recorder,
+    measures: Arc<Measures>,
     tasks: JoinSet<()>,
-    queues: Vec<(&'static str, Arc<Queue>)>,
+    /// Controllers that were started.
+    count: usize,
 }
 
 impl Runtime {
-    /// Nothing runs yet but the recorder.
+    /// Nothing runs yet but the recorder; nobody looks at the measures.
     pub fn new(registry: Arc<Registry>, clock: Clock) -> Self {
+        Self::measured(registry, clock, Arc::default())
+    }
+
+    /// As [`Self::new`], with these measures.
+    pub fn measured(registry: Arc<Registry>, clock: Clock, measures: Arc<Measures>) -> Self {
         let mut tasks = JoinSet::new();
         let user = User::component("system:kube-controller-manager", &[]);
         let client = Client::new(Arc::clone(&registry), user, "fairlead");
@@ -136,17 +145,19 @@ impl Runtime {
             registry,
             clock,
             recorder,
+            measures,
             tasks,
-            queues: Vec::new(),
+            count: 0,
         }
     }
 
     /// What a controller of this name works with.
     pub fn context(&self, name: &'static str) -> Context {
         let client = Client::new(Arc::clone(&self.registry), User::controller(name), name);
+        let measure = self.measures.of(name);
         Context {
             client,
-            queue: Arc::new(Queue::new(self.clock.clone())),
+            queue: Arc::new(Queue::measured(self.clock.clone(), measure)),
             clock: self.clock.clone(),
             recorder: self.recorder.clone(),
         }
@@ -156,8 +167,8 @@ impl Runtime {
     pub fn run<C: Controller>(&mut self, context: &Context, controller: C) {
         let controller = Arc::new(controller);
         let resync = Arc::new(watch::channel(0_u64).0);
-        self.queues
-            .push((controller.name(), Arc::clone(&context.queue)));
+        self.count += 1;
+        self.measures.follow(controller.name(), &context.queue);
         for source in controller.sources() {
             let informer = Informer {
                 client: context.client.clone(),
@@ -178,9 +189,9 @@ impl Runtime {
         self.tasks.spawn(task);
     }
 
-    /// Names and queues of the running controllers.
-    pub fn queues(&self) -> &[(&'static str, Arc<Queue>)] {
-        &self.queues
+    /// How many controllers were started.
+    pub fn count(&self) -> usize {
+        self.count
     }
 
     /// Ends everything and waits for it.

@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use tokio::{sync::watch, task::JoinSet};
+
 use super::{
     apps::{
         daemonset::DaemonSetController, deployment::DeploymentController,
@@ -15,20 +17,25 @@ use super::{
         pod_gc::PodGarbageCollector,
         service_account::{RootCaPublisher, ServiceAccountController},
     },
+    leader::{Election, Timing},
     network::{
         api_server::{ApiServerController, Reachable},
         endpoint_slice::EndpointSliceController,
         endpoints::EndpointsController,
         mirroring::MirroringController,
     },
-    runtime::{Clock, Context, Queue, Runtime},
+    runtime::{self, Clock, Context, Runtime},
     storage::{
         binder::VolumeBinder,
         local_path::LocalPathProvisioner,
         protection::{ClaimProtection, VolumeProtection},
     },
 };
-use crate::registry::Registry;
+use crate::{
+    auth::User,
+    registry::{Registry, client::Client},
+    scheduler,
+};
 
 /// What controllers need to know of the cluster.
 #[derive(Clone, Debug, Default)]
@@ -39,11 +46,42 @@ pub struct Options {
     pub server: Option<Reachable>,
     /// Names that are not to run.
     pub disabled: Vec<String>,
+    /// Who this process is among those that may share a store; the same
+    /// after a restart.
+    pub identity: String,
+    /// Where figures go.
+    pub measures: Measures,
 }
 
-/// All running controllers; they end with this value.
+/// What is measured of controllers and scheduler.
+#[derive(Clone, Debug, Default)]
+pub struct Measures {
+    /// Of all queues.
+    pub queues: Arc<runtime::Measures>,
+    /// Of the scheduler.
+    pub scheduler: scheduler::Measures,
+}
+
+impl Measures {
+    /// Shows them.
+    pub fn register(&self, registry: &mut prometheus_client::registry::Registry) {
+        self.queues.register(registry);
+        self.scheduler.register(registry);
+    }
+}
+
+/// Lease of the controllers.
+const MANAGER: &str = "kube-controller-manager";
+/// Lease of the scheduler.
+const SCHEDULER: &str = "kube-scheduler";
+
+/// All controllers, running or waiting for their Lease; they end with this value.
 #[derive(Debug)]
-pub struct Controllers(Runtime);
+pub struct Controllers {
+    stop: watch::Sender<bool>,
+    tasks: JoinSet<()>,
+    leading: Vec<&'static str>,
+}
 
 /// Name and start of one controller.
 type Start = (&'static str, fn(&mut Runtime, &Context, &Options));
@@ -111,8 +149,8 @@ const ALL: &[Start] = &[
     ("pv-protection-controller", |r, c, _| {
         r.run(c, VolumeProtection::new(c));
     }),
-    ("default-scheduler", |r, c, _| {
-        r.spawn(crate::scheduler::run(c.clone()));
+    ("default-scheduler", |r, c, o| {
+        r.spawn(scheduler::run(c.clone(), o.measures.scheduler.clone()));
     }),
 ];
 
@@ -122,30 +160,85 @@ impl Controllers {
         ALL.iter().map(|(name, _)| *name)
     }
 
-    /// Starts all that are not disabled.
-    pub fn start(registry: Arc<Registry>, clock: Clock, options: &Options) -> Self {
-        let mut runtime = Runtime::new(registry, clock);
-        for (name, start) in ALL {
-            if !options.disabled.iter().any(|disabled| disabled == name) {
-                let context = runtime.context(name);
-                start(&mut runtime, &context, options);
+    /// Starts all that are not disabled, those behind a Lease that somebody
+    /// else holds when they get it.
+    pub async fn start(registry: Arc<Registry>, clock: Clock, options: Options) -> Self {
+        let options = Arc::new(options);
+        let (stop, stopping) = watch::channel(false);
+        let mut all = Self {
+            stop,
+            tasks: JoinSet::new(),
+            leading: Vec::new(),
+        };
+        // Side by side, so that they share the disk's flush.
+        let stand = |lease| candidate(lease, &registry, &clock, &options.identity);
+        let candidates = tokio::join!(stand(MANAGER), stand(SCHEDULER));
+        for (lease, (election, led)) in [(MANAGER, candidates.0), (SCHEDULER, candidates.1)] {
+            if led {
+                all.leading.push(lease);
             }
+            let (registry, clock) = (Arc::clone(&registry), clock.clone());
+            let options = Arc::clone(&options);
+            let work = move || begin(lease, &registry, &clock, &options);
+            all.tasks.spawn(election.run(led, work, stopping.clone()));
         }
-        Self(runtime)
+        all
     }
 
-    /// How many controllers have a queue.
-    pub fn count(&self) -> usize {
-        self.0.queues().len()
+    /// Leases that were free at the start.
+    pub fn leading(&self) -> &[&'static str] {
+        &self.leading
     }
 
-    /// Names and queues, for the metrics.
-    pub fn queues(&self) -> &[(&'static str, Arc<Queue>)] {
-        self.0.queues()
+    /// Ends them, gives the Leases up and waits for that.
+    pub async fn stop(mut self) {
+        self.stop.send_replace(true);
+        while self.tasks.join_next().await.is_some() {}
     }
+}
 
-    /// Ends them and waits for that.
-    pub async fn stop(self) {
-        self.0.stop().await;
+/// A candidate for a Lease, and whether it has got it.
+async fn candidate(
+    lease: &'static str,
+    registry: &Arc<Registry>,
+    clock: &Clock,
+    identity: &str,
+) -> (Election, bool) {
+    let user = User::component(&format!("system:{lease}"), &[]);
+    let client = Client::new(Arc::clone(registry), user, lease);
+    let timing = Timing::default();
+    let mut election = Election::new(client, clock.clone(), lease, identity.into(), timing);
+    let led = election.attempt().await.unwrap_or_else(|status| {
+        tracing::warn!(lease, %status, "the lease could not be written");
+        false
+    });
+    (election, led)
+}
+
+/// Starts what runs under one Lease.
+fn begin(
+    lease: &'static str,
+    registry: &Arc<Registry>,
+    clock: &Clock,
+    options: &Options,
+) -> Runtime {
+    let measures = Arc::clone(&options.measures.queues);
+    let mut runtime = Runtime::measured(Arc::clone(registry), clock.clone(), measures);
+    let enabled = |name: &str| !options.disabled.iter().any(|disabled| disabled == name);
+    for (name, start) in ALL {
+        if lease_of(name) == lease && enabled(name) {
+            let context = runtime.context(name);
+            start(&mut runtime, &context, options);
+        }
+    }
+    runtime
+}
+
+/// The Lease that a controller runs under.
+fn lease_of(name: &str) -> &'static str {
+    if name == "default-scheduler" {
+        SCHEDULER
+    } else {
+        MANAGER
     }
 }

@@ -19,6 +19,7 @@ mod harness;
 mod hollow;
 mod jobs;
 mod kubectl;
+mod leader;
 mod races;
 mod services;
 mod tool;

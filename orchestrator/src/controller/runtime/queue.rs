@@ -6,7 +6,7 @@
 //! ring, which is bounded too. Delayed keys are one per object.
 
 use std::{
-    collections::{BTreeSet, HashMap, HashSet, VecDeque},
+    collections::{BTreeSet, HashMap, HashSet, VecDeque, hash_map::Entry},
     sync::{Arc, Mutex, MutexGuard},
     time::Duration,
 };
@@ -14,7 +14,10 @@ use std::{
 use jiff::Timestamp;
 use tokio::sync::Notify;
 
-use super::clock::{Clock, later};
+use super::{
+    clock::{Clock, later},
+    measure::Measure,
+};
 
 /// What is worked on: `namespace/name`, or `name`.
 pub type Key = Arc<str>;
@@ -36,47 +39,47 @@ pub struct Queue {
     /// A ready key was taken.
     room: Notify,
     capacity: usize,
+    measure: Measure,
 }
 
 #[derive(Debug, Default)]
 struct State {
     ready: VecDeque<Key>,
-    queued: HashSet<Key>,
-    working: HashSet<Key>,
+    /// Ready keys, and since when they are.
+    queued: HashMap<Key, Timestamp>,
+    /// Keys that are worked on, and since when.
+    working: HashMap<Key, Timestamp>,
     /// Added again while they are worked on.
     dirty: HashSet<Key>,
     delayed: BTreeSet<(Timestamp, Key)>,
     due: HashMap<Key, Timestamp>,
     failures: HashMap<Key, u32>,
-    /// Counters for the metrics.
-    adds: u64,
-    retries: u64,
 }
 
-/// How full a queue is, for the metrics.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Depth {
-    /// Keys ready.
-    pub ready: usize,
-    /// Keys that wait for their time.
-    pub delayed: usize,
-    /// Keys that are worked on.
-    pub working: usize,
-    /// Keys that were ever added.
-    pub adds: u64,
-    /// Attempts after failures.
-    pub retries: u64,
+/// Work that has not ended, in seconds.
+#[derive(Clone, Copy, Debug)]
+pub struct UnderWay {
+    /// Of all keys together.
+    pub total: f64,
+    /// Of the longest.
+    pub longest: f64,
 }
 
 impl Queue {
-    /// An empty queue.
+    /// An empty queue that nobody measures.
     pub fn new(clock: Clock) -> Self {
+        Self::measured(clock, Measure::default())
+    }
+
+    /// An empty queue.
+    pub fn measured(clock: Clock, measure: Measure) -> Self {
         Self {
             clock,
             state: Mutex::default(),
             work: Notify::new(),
             room: Notify::new(),
             capacity: CAPACITY,
+            measure,
         }
     }
 
@@ -87,12 +90,8 @@ impl Queue {
     /// Adds a key now; never waits.
     pub fn add(&self, key: Key) {
         let mut state = self.lock();
-        state.adds += 1;
         state.cancel_delay(&key);
-        if state.working.contains(&key) {
-            state.dirty.insert(key);
-        } else if state.queued.insert(Arc::clone(&key)) {
-            state.ready.push_back(key);
+        if state.enqueue(key, self.clock.now(), &self.measure) {
             drop(state);
             self.work.notify_one();
         }
@@ -133,10 +132,13 @@ impl Queue {
             let work = self.work.notified();
             let deadline = {
                 let mut state = self.lock();
-                state.ripen(self.clock.now());
+                let now = self.clock.now();
+                state.ripen(now, &self.measure);
                 if let Some(key) = state.ready.pop_front() {
-                    state.queued.remove(&key);
-                    state.working.insert(Arc::clone(&key));
+                    let since = state.queued.remove(&key).unwrap_or(now);
+                    self.measure.waited.observe(seconds(since, now));
+                    self.measure.depth.dec();
+                    state.working.insert(Arc::clone(&key), now);
                     let more = !state.ready.is_empty() || !state.delayed.is_empty();
                     drop(state);
                     self.room.notify_waiters();
@@ -169,8 +171,8 @@ impl Queue {
     /// The work on a key has failed: again after 5 ms, 10 ms, .. 5 min.
     pub fn failed(&self, key: &Key) {
         let wait = {
+            self.measure.retries.inc();
             let mut state = self.lock();
-            state.retries += 1;
             let failures = state.failures.entry(Arc::clone(key)).or_default();
             *failures = failures.saturating_add(1);
             backoff(*failures)
@@ -181,23 +183,42 @@ impl Queue {
 
     fn release(&self, key: &Key) {
         let mut state = self.lock();
-        state.working.remove(key);
+        if let Some(since) = state.working.remove(key) {
+            let taken = seconds(since, self.clock.now());
+            self.measure.worked.observe(taken);
+        }
         if state.dirty.remove(key) {
             drop(state);
             self.add(Arc::clone(key));
         }
     }
 
+    /// Keys ready.
+    pub fn ready(&self) -> usize {
+        self.lock().ready.len()
+    }
+
     /// For the metrics.
-    pub fn depth(&self) -> Depth {
+    pub fn under_way(&self) -> UnderWay {
+        let now = self.clock.now();
         let state = self.lock();
-        Depth {
-            ready: state.ready.len(),
-            delayed: state.delayed.len(),
-            working: state.working.len(),
-            adds: state.adds,
-            retries: state.retries,
-        }
+        let times = state.working.values().map(|since| seconds(*since, now));
+        let none = UnderWay {
+            total: 0.0,
+            longest: 0.0,
+        };
+        times.fold(none, |all, time| UnderWay {
+            total: all.total + time,
+            longest: all.longest.max(time),
+        })
+    }
+}
+
+impl Drop for Queue {
+    /// What was still waiting waits no more.
+    fn drop(&mut self) {
+        let left = i64::try_from(self.ready()).unwrap_or(i64::MAX);
+        self.measure.depth.dec_by(left);
     }
 }
 
@@ -208,20 +229,39 @@ impl State {
         }
     }
 
+    /// Makes a key ready; whether there is something new to take.
+    fn enqueue(&mut self, key: Key, now: Timestamp, measure: &Measure) -> bool {
+        if self.working.contains_key(&key) {
+            if self.dirty.insert(key) {
+                measure.adds.inc();
+            }
+            return false;
+        }
+        let Entry::Vacant(place) = self.queued.entry(Arc::clone(&key)) else {
+            return false;
+        };
+        place.insert(now);
+        self.ready.push_back(key);
+        measure.adds.inc();
+        measure.depth.inc();
+        true
+    }
+
     /// Makes the keys ready whose time has come.
-    fn ripen(&mut self, now: Timestamp) {
+    fn ripen(&mut self, now: Timestamp, measure: &Measure) {
         while self.delayed.first().is_some_and(|(at, _)| *at <= now) {
             let Some((_, key)) = self.delayed.pop_first() else {
                 return;
             };
             self.due.remove(&key);
-            if self.working.contains(&key) {
-                self.dirty.insert(key);
-            } else if self.queued.insert(Arc::clone(&key)) {
-                self.ready.push_back(key);
-            }
+            self.enqueue(key, now, measure);
         }
     }
+}
+
+/// Between two times.
+fn seconds(from: Timestamp, to: Timestamp) -> f64 {
+    to.duration_since(from).as_secs_f64().max(0.0)
 }
 
 /// Wait before attempt `failures + 1`.
@@ -301,6 +341,6 @@ mod tests {
         let key = queue.next().await;
         queue.done(&key, None);
         queue.admit("b".into()).await;
-        assert_eq!(queue.depth().ready, 1);
+        assert_eq!(queue.ready(), 1);
     }
 }

@@ -6,6 +6,9 @@
 //! whose new classes all sets in force already know; a grace period; the flip of
 //! the endpoints to their new sets; the generation, so that open flows are
 //! judged again; a grace period; and last what nothing refers to any more.
+//!
+//! A pod's arrival waits for no grace period, which takes the kernel some ten
+//! milliseconds: see [`Delta::only_arrivals`].
 
 use std::net::IpAddr;
 
@@ -157,7 +160,7 @@ impl Delta {
         let moves = self.moves(old, new);
         let has_moves = !moves.is_empty();
         writes.extend(moves);
-        if has_moves && !flips.is_empty() {
+        if has_moves && !flips.is_empty() && !self.only_arrivals() {
             writes.push(Write::Grace);
         }
         writes.extend(flips);
@@ -170,6 +173,18 @@ impl Delta {
         }
         writes.extend(frees);
         writes
+    }
+
+    /// Whether endpoints and addresses come and no other changes or goes. A
+    /// program that runs meanwhile may see an endpoint's new sets and its address
+    /// without a class. It then misses rules that match the class, but rules only
+    /// allow: what it judges is what the old state, in which the endpoint had
+    /// its default, or the new one does.
+    fn only_arrivals(&self) -> bool {
+        self.endpoints.iter().all(|c| c.old.is_none())
+            && self.addresses.iter().all(|c| c.old.is_none())
+            && self.cidrs.is_empty()
+            && self.services.iter().all(|c| c.new.is_some())
     }
 
     fn additions(&self, bridge: &[(PeerKey, u64)]) -> Vec<Write> {

@@ -213,6 +213,50 @@ fn every_state_on_the_way_judges_as_the_old_or_the_new_one() {
     });
 }
 
+/// A program that runs while a pod is put into force without a grace period may
+/// have read the addresses before and read the sets after.
+#[test]
+fn a_pod_that_comes_alone_needs_no_grace_period() {
+    let without = std::cell::Cell::new(0);
+    for_seeds(60, |seed| {
+        let mut random = Random(seed);
+        let mut compiler = Compiler::new(NODE);
+        let mut events: Vec<_> = (0..60).map(|_| world::event(&mut random)).collect();
+        let slot = random.below(world::LOCAL_PODS);
+        let (came, went) = match world::attach(slot, false) {
+            Input::Attach { slot, attachment } => {
+                (Input::Attach { slot, attachment }, Input::Detach { slot })
+            }
+            other => panic!("{other:?}"),
+        };
+        events.push(went);
+        step(&mut compiler, events);
+        let old = compiler.tables().clone();
+        let writes = step(&mut compiler, vec![came]);
+        if writes.contains(&Write::Grace) {
+            return;
+        }
+        without.set(without.get() + 1);
+        let mut between = compiler.tables().clone();
+        between.addresses = old.addresses.clone();
+        for probe in probes(&compiler, &mut random, 400) {
+            // Before, the pod was closed.
+            let before = judge(&old, probe).or(Some(false));
+            let after = judge(compiler.tables(), probe);
+            let now = judge(&between, probe);
+            assert!(
+                now == before || now == after,
+                "{probe:?} {writes:#?}: {now:?}"
+            );
+        }
+    });
+    let without = without.get();
+    assert!(
+        without > 10,
+        "only {without} of 60 arrivals came without one"
+    );
+}
+
 #[test]
 fn a_diff_of_tables_leads_from_one_to_the_other() {
     for_seeds(40, |seed| {

@@ -1,7 +1,8 @@
 //! `cargo xtask bench cni`: the plugin beside Debian's `ptp` with `host-local`,
 //! taking turns in one namespace. What is measured is what a runtime sees: from
-//! the start of the process to its end. `ptp` gives IPv4 only, the plugin both
-//! families: with IPv6 `ptp` waits seconds for duplicate address detection.
+//! the start of the process to its end. The `ptp` that the plugin is compared
+//! with gives IPv4 only, the plugin both families: with IPv6 `ptp` waits seconds
+//! for duplicate address detection, which a few rounds show.
 #![expect(
     clippy::unwrap_used,
     clippy::print_stdout,
@@ -20,6 +21,8 @@ use serde_json::{Value, json};
 
 const ROUNDS: usize = 60;
 const ROUNDS_QUICK: usize = 15;
+/// Of `ptp` with both families.
+const ROUNDS_DUAL: usize = 3;
 /// What ADD may take of the time of `ptp`.
 const ADD_AT_MOST: f64 = 0.5;
 
@@ -122,6 +125,11 @@ fn main() {
                  "ranges": [[{"subnet": "10.99.0.0/24"}]],
                  "routes": [{"dst": "0.0.0.0/0"}]},
     });
+    let mut dual = ptp.clone();
+    dual["ipam"]["ranges"] = json!([[{"subnet": "10.98.0.0/24"}], [{"subnet": "fd98::/64"}]]);
+    dual["ipam"]["routes"] = json!([{"dst": "0.0.0.0/0"}, {"dst": "::/0"}]);
+    dual["name"] = json!("dual");
+    let mut dual = Plugin::new("ptp with both families", "/usr/lib/cni/ptp".into(), &dual);
     let mut plugins = [
         Plugin::new("ptp", "/usr/lib/cni/ptp".into(), &ptp),
         Plugin::new("fairlead-cni", plugin(), &ours),
@@ -133,11 +141,14 @@ fn main() {
                 plugin.round(number);
             }
         }
+        for number in 0..ROUNDS_DUAL {
+            dual.round(number);
+        }
     });
     let size = std::fs::metadata(plugin()).unwrap().len();
     let [ptp, ours @ ..] = &plugins;
     let mut figures = Vec::new();
-    for plugin in &plugins {
+    for plugin in plugins.iter().chain([&dual]) {
         figures.push(figure(
             &format!("{}: ADD", plugin.name),
             median(&plugin.add),

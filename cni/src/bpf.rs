@@ -25,7 +25,7 @@ const LINK_CREATE: libc::c_long = 28;
 /// Where a program is attached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u32)]
-pub(crate) enum Tcx {
+pub(crate) enum Hook {
     Ingress = 46,
     Egress = 47,
 }
@@ -125,7 +125,7 @@ pub(crate) fn pin(link: &OwnedFd, path: &Path) -> io::Result<()> {
 
 /// Attaches a program to an interface of the current network namespace. The
 /// program goes when the last reference to the link goes, or the interface.
-pub(crate) fn attach(program: &OwnedFd, ifindex: u32, hook: Tcx) -> io::Result<OwnedFd> {
+pub(crate) fn attach(program: &OwnedFd, ifindex: u32, hook: Hook) -> io::Result<OwnedFd> {
     let create = Create {
         program: number(program),
         ifindex,

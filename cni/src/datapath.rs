@@ -3,22 +3,28 @@
 //!
 //! The maps come first, then the programs, and the interface goes up last: a
 //! pod is judged from its first packet on.
+//!
+//! Programs are attached as filters of an interface that is ours, which takes
+//! the kernel microseconds, and by links to one of another plugin's, whose
+//! qdiscs are its own.
 
 use std::fs;
 use std::io::{self, ErrorKind};
 use std::net::IpAddr;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
 use proxy_ebpf::abi::{Address, Endpoint, SET_CLOSED, SET_NONE, bound, kind, pin, slot_probe};
 use proxy_ebpf::addr::{V4, V6};
-use proxy_ebpf::record::{DefaultPolicy, EndpointRecord, path};
+use proxy_ebpf::record::{DefaultPolicy, EndpointRecord, Hooks, path};
 
-use crate::bpf::{self, Map, Tcx, Word};
+use crate::bpf::{self, Hook, Map, Word};
+use crate::link::{self, Socket};
 use crate::mac::Mac;
 
 /// The links of all pods, below the directory of pins.
 const LINKS: &str = "links";
-const HOOKS: [(&str, Tcx); 2] = [(pin::POD_OUT, Tcx::Ingress), (pin::POD_IN, Tcx::Egress)];
+const HOOKS: [(&str, Hook); 2] = [(pin::POD_OUT, Hook::Ingress), (pin::POD_IN, Hook::Egress)];
 
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum DataPathError {
@@ -35,6 +41,11 @@ pub(crate) enum DataPathError {
         program: &'static str,
         ifindex: u32,
         source: io::Error,
+    },
+    #[error("cannot attach the programs to interface {ifindex}")]
+    Filter {
+        ifindex: u32,
+        source: link::NetlinkError,
     },
     #[error("cannot {action} {map}")]
     Map {
@@ -223,12 +234,28 @@ impl Pins {
         link(&self.directory, host_ifname, program)
     }
 
-    /// Attaches both programs to the host side and pins the links, so that
-    /// they outlive this process.
+    fn program(&self, name: &str) -> Result<OwnedFd> {
+        let path = self.directory.join(name);
+        bpf::get(&path).map_err(|source| DataPathError::Open { path, source })
+    }
+
+    /// Attaches both programs to the host side of an own pair, for as long as
+    /// that exists.
+    pub(crate) fn filter(&self, socket: &Socket, ifindex: u32) -> Result<()> {
+        let [out, into] = [self.program(pin::POD_OUT)?, self.program(pin::POD_IN)?];
+        let programs = [
+            (pin::POD_OUT, Hook::Ingress, &out),
+            (pin::POD_IN, Hook::Egress, &into),
+        ];
+        link::filter(socket, ifindex, &programs)
+            .map_err(|source| DataPathError::Filter { ifindex, source })
+    }
+
+    /// Attaches both programs to another plugin's interface and pins the links,
+    /// so that they outlive this process.
     pub(crate) fn attach(&self, host_ifname: &str, ifindex: u32) -> Result<()> {
         for (program, hook) in HOOKS {
-            let path = self.directory.join(program);
-            let loaded = bpf::get(&path).map_err(|source| DataPathError::Open { path, source })?;
+            let loaded = self.program(program)?;
             let attached =
                 bpf::attach(&loaded, ifindex, hook).map_err(|source| DataPathError::Attach {
                     program,
@@ -259,17 +286,23 @@ impl Pins {
         Ok(())
     }
 
-    /// The program that should be attached to `ifindex` and is not.
-    pub(crate) fn unattached(&self, host_ifname: &str, ifindex: u32) -> Option<&'static str> {
-        let is_attached = |program| {
-            bpf::get(&self.link(host_ifname, program))
+    /// The program that should be attached to the record's interface and is not.
+    pub(crate) fn unattached(
+        &self,
+        socket: &Socket,
+        record: &EndpointRecord,
+    ) -> Option<&'static str> {
+        let (name, ifindex) = (&record.host_ifname, record.host_ifindex);
+        let is_attached = |program, hook| match record.hooks {
+            Hooks::Filters => link::is_filtered(socket, ifindex, hook, program).unwrap_or(false),
+            Hooks::Links => bpf::get(&self.link(name, program))
                 .and_then(|link| bpf::attached_to(&link))
-                .is_ok_and(|attached| attached == ifindex)
+                .is_ok_and(|attached| attached == ifindex),
         };
         HOOKS
             .iter()
+            .find(|(program, hook)| !is_attached(program, *hook))
             .map(|(program, _)| *program)
-            .find(|program| !is_attached(*program))
     }
 }
 

@@ -19,9 +19,11 @@ use crate::config::Shape;
 use crate::mac::Mac;
 use crate::netns::NetNs;
 
+mod filter;
 mod netlink;
 mod seen;
 
+pub(crate) use filter::{filter, is_filtered};
 use netlink::{Answer, Batch, CREATE, EXCLUSIVE, REPLACE};
 pub(crate) use netlink::{NetlinkError, Socket};
 pub(crate) use seen::{Seen, look};
@@ -41,6 +43,8 @@ const VETH_INFO_PEER: u16 = 1;
 const ADDR_GEN_MODE: u16 = 8;
 const ADDR_GEN_NONE: u8 = 1;
 const IFF_UP: u32 = 1;
+/// The number of every namespace's loopback interface.
+const LOOPBACK: u32 = 1;
 /// `IF_OPER_UP` of `linux/if.h`.
 const OPER_UP: u8 = 6;
 /// `RTNH_F_ONLINK` of linux/rtnetlink.h: the gateway is on the link, whatever the addresses say.
@@ -322,8 +326,9 @@ pub(crate) fn connect_host(
     socket.send(batch).map(drop)
 }
 
-/// Brings the pod's side up, with its addresses and default routes. `socket`
-/// is one to the pod's namespace; `shape` limits what leaves the pod.
+/// Brings the pod's side up, with its addresses and default routes, and the
+/// pod's loopback interface, which some runtimes leave down. `socket` is one to
+/// the pod's namespace; `shape` limits what leaves the pod.
 pub(crate) fn connect_pod(
     socket: &Socket,
     ifindex: u32,
@@ -335,6 +340,7 @@ pub(crate) fn connect_pod(
     if let Some(shape) = shape {
         limit(&mut batch, ifindex, shape);
     }
+    up(&mut batch, LOOPBACK);
     up(&mut batch, ifindex);
     for ip in ips {
         let mut fixed = [0; 8];

@@ -18,7 +18,7 @@
 
 use std::collections::HashSet;
 use std::fs::{self, DirBuilder, File};
-use std::io::{self, ErrorKind};
+use std::io::{self, ErrorKind, Write};
 use std::net::IpAddr;
 use std::os::unix::fs::{DirBuilderExt, symlink};
 use std::path::{Path, PathBuf};
@@ -184,7 +184,7 @@ impl Locked<'_> {
             text.push('\n');
         }
         let path = self.state.root.join("last");
-        fs::write(&path, text).map_err(at("write", &path))
+        overwrite(&path, text.as_bytes()).map_err(at("write", &path))
     }
 
     /// Writes the record at once or not at all.
@@ -288,6 +288,22 @@ fn is_of_another(path: &Path, attachment: &Attachment) -> Result<bool> {
     };
     let record: Option<EndpointRecord> = serde_json::from_slice(&bytes).ok();
     Ok(record.is_some_and(|record| !is_of(&record, attachment)))
+}
+
+/// Writes over a file that may have been longer, without the dear truncation
+/// to nothing before.
+fn overwrite(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let mut file = File::options()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .open(path)?;
+    file.write_all(bytes)?;
+    let length = u64::try_from(bytes.len()).map_err(io::Error::other)?;
+    if file.metadata()?.len() != length {
+        file.set_len(length)?;
+    }
+    Ok(())
 }
 
 fn names(directory: &Path) -> Result<Vec<String>> {

@@ -434,7 +434,7 @@ pub mod pin {
     pub const COUNTERS: &str = "COUNTERS";
     pub const EVENTS: &str = "EVENTS";
     pub const SOCKET_ORIGINS: &str = "SOCKET_ORIGINS";
-    /// Programs, pinned beside the maps: TCX ingress and egress of a pod's host veth.
+    /// Programs, pinned beside the maps: tc ingress and egress of a pod's host veth.
     pub const POD_OUT: &str = "pod_out";
     pub const POD_IN: &str = "pod_in";
 }

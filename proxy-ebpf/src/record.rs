@@ -51,6 +51,8 @@ pub struct EndpointRecord {
     #[serde(default)]
     pub shaped: bool,
     pub default_policy: DefaultPolicy,
+    #[serde(default)]
+    pub hooks: Hooks,
     /// Host ports that lead to the pod.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub port_mappings: Vec<PortMapping>,
@@ -84,6 +86,25 @@ pub enum Protocol {
     Tcp,
     Udp,
     Sctp,
+}
+
+/// What holds the programs on the host interface.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Hooks {
+    /// Pinned TCX links: beside whatever the interface's maker has on its qdiscs.
+    /// Each costs a grace period of the kernel, some ten milliseconds.
+    #[default]
+    Links,
+    /// [`filter`]s, which live and die with the interface.
+    Filters,
+}
+
+/// The programs as direct-action filters for all protocols on the host
+/// interface's `clsact` qdisc; named like the programs.
+pub mod filter {
+    pub const PRIORITY: u16 = 1;
+    pub const HANDLE: u32 = 1;
 }
 
 /// What holds for a pod until the daemon has computed its policy.

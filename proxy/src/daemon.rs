@@ -21,10 +21,11 @@ use crate::control::{self, Command, Request, Response};
 use crate::datapath::event::Events;
 use crate::datapath::{Datapath, Place, load::LoadError};
 use crate::inotify::DirectoryWatch;
-use crate::netlink::{Monitor, Netlink, NetlinkError};
+use crate::netlink::{Changed, Monitor, Netlink, NetlinkError};
 use crate::source::api::{Access, AccessError};
 use crate::source::{self, SourceId, api, directory};
 
+mod attach;
 mod core;
 mod explain;
 mod flow;
@@ -295,7 +296,7 @@ impl Daemon {
     async fn start(&mut self) {
         self.look_at_node().await;
         self.core.reload_records();
-        let attached = tokio::task::block_in_place(|| self.core.attach());
+        let attached = self.attach(true).await;
         let endpoints = self.core.live().len();
         info!(endpoints, attached = attached.len(), "programs in force");
     }
@@ -309,6 +310,7 @@ impl Daemon {
     ) {
         let mut stop = std::pin::pin!(stop);
         let (mut sync, mut network) = (Debounce::default(), Debounce::default());
+        let mut unfiltered = false;
         sync.arm(QUIET);
         let mut audit = tokio::time::interval_at(Instant::now() + audit, audit);
         audit.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -334,7 +336,10 @@ impl Daemon {
                     sync.arm(QUIET);
                 }
                 _ = watches.links.changed() => network.arm(NETWORK_QUIET),
-                _ = watches.monitor.changed() => network.arm(NETWORK_QUIET),
+                changed = watches.monitor.changed() => {
+                    unfiltered |= matches!(changed, Ok(Changed::Unfiltered));
+                    network.arm(NETWORK_QUIET);
+                }
                 () = at(sync.due) => {
                     sync.clear();
                     self.advance();
@@ -344,7 +349,7 @@ impl Daemon {
                     if self.look_at_node().await {
                         sync.arm(QUIET);
                     }
-                    tokio::task::block_in_place(|| self.core.repair_links());
+                    self.repair_hooks(std::mem::take(&mut unfiltered)).await;
                     self.repair_paths().await;
                 }
                 () = at(self.waiters.deadline()) => self.waiters.expire(),
@@ -363,10 +368,8 @@ impl Daemon {
 
     async fn audit(&mut self) {
         self.look_at_node().await;
-        tokio::task::block_in_place(|| {
-            self.core.audit();
-            self.core.repair_links();
-        });
+        tokio::task::block_in_place(|| self.core.audit());
+        self.repair_hooks(true).await;
         self.repair_paths().await;
         self.waiters.answer(&self.core);
     }

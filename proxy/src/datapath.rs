@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use proxy_ebpf::event::{Counter, Hook};
@@ -96,11 +96,8 @@ impl Datapath {
         link: &str,
         target: Target<'_>,
     ) -> io::Result<Ensured> {
-        let fd = self
-            .programs
-            .get(program)
-            .expect("every program is kept by `open`");
-        link::ensure(&self.pins, link, fd.as_fd(), target, attach_type)
+        let (fd, id) = self.program(program)?;
+        link::ensure(&self.pins, link, (fd, id), target, attach_type)
     }
 
     /// Makes sure that sockets below the cgroup are translated. What had to be made.
@@ -117,7 +114,7 @@ impl Datapath {
         Ok(made)
     }
 
-    /// Makes sure that a pod's host interface has its programs. What had to be made.
+    /// Makes sure that another plugin's host interface has the programs. What had to be made.
     pub fn ensure_pod_links(&self, host_ifname: &str, ifindex: u32) -> io::Result<Vec<String>> {
         let mut made = Vec::new();
         for program in POD_PROGRAMS {
@@ -127,6 +124,13 @@ impl Datapath {
             }
         }
         Ok(made)
+    }
+
+    /// A program in force and its id.
+    pub fn program(&self, name: &'static str) -> io::Result<(BorrowedFd<'_>, u32)> {
+        let program = self.programs.get(name);
+        let program = program.expect("every program is kept by `open`").as_fd();
+        Ok((program, bpf::program_info(program)?.id))
     }
 
     /// Removes pins of links whose interface is gone. Their names.

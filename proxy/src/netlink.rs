@@ -18,6 +18,10 @@ use rtnetlink::sys::{AsyncSocket, AsyncSocketExt, SocketAddr, TokioSocket, proto
 use rtnetlink::{Handle, MulticastGroup, RouteMessageBuilder};
 use thiserror::Error;
 
+mod filter;
+
+pub use filter::{Filter, Side};
+
 #[derive(Debug, Error)]
 pub enum NetlinkError {
     #[error("cannot open a netlink socket")]
@@ -227,9 +231,29 @@ fn permanent_neighbour(message: &NeighbourMessage) -> Option<PodPath> {
     })
 }
 
-/// Tells that interfaces, addresses, routes or neighbours changed, not how.
+/// Tells that interfaces, addresses, routes, neighbours or filters changed.
 pub struct Monitor {
     socket: TokioSocket,
+}
+
+/// What has changed, as far as it matters.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Changed {
+    /// Somebody took a filter or a qdisc away.
+    Unfiltered,
+    /// Anything else.
+    Other,
+}
+
+impl Changed {
+    /// `message`: one of the kernel, its type at byte 4 (`struct nlmsghdr`).
+    fn of(message: &[u8]) -> Self {
+        let kind = message.get(4..).and_then(<[u8]>::first_chunk::<2>);
+        match kind.map(|kind| u16::from_ne_bytes(*kind)) {
+            Some(libc::RTM_DELQDISC | libc::RTM_DELTFILTER) => Self::Unfiltered,
+            _ => Self::Other,
+        }
+    }
 }
 
 impl std::fmt::Debug for Monitor {
@@ -248,6 +272,7 @@ impl Monitor {
             MulticastGroup::Ipv6Ifaddr,
             MulticastGroup::Ipv4Route,
             MulticastGroup::Ipv6Route,
+            MulticastGroup::Tc,
         ]
         .into_iter()
         .fold(0, |mask, group| mask | 1 << (group as u32 - 1));
@@ -258,11 +283,12 @@ impl Monitor {
         Ok(Self { socket })
     }
 
-    /// Waits for a change. An overflow of the socket's buffer is one too.
-    pub async fn changed(&mut self) -> io::Result<()> {
+    /// Waits for a change. An overflow of the socket's buffer is one of
+    /// everything.
+    pub async fn changed(&mut self) -> io::Result<Changed> {
         match self.socket.recv_from_full().await {
-            Ok(_) => Ok(()),
-            Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => Ok(()),
+            Ok((message, _)) => Ok(Changed::of(&message)),
+            Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => Ok(Changed::Unfiltered),
             Err(error) => Err(error),
         }
     }

@@ -1,6 +1,7 @@
 //! A node as its users have one: a namespace with the daemon, pods made by the
 //! CNI plugin, manifests in a directory.
 
+use std::collections::BTreeMap;
 use std::io::Write;
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -138,6 +139,32 @@ impl Node {
         let mut command = self.proxy(words);
         command.arg("--socket").arg(socket).args(["-o", "json"]);
         serde_json::from_str(&crate::process::run(&mut command)).unwrap()
+    }
+
+    /// Pods' host interfaces and the programs that are their filters:
+    /// `<interface>-<program>` -> the program's id.
+    pub fn filters(&self) -> BTreeMap<String, u32> {
+        let mut filters = BTreeMap::new();
+        let links = self.namespace.ip("-j link show type veth");
+        let links: Value = serde_json::from_str(&links).unwrap();
+        for link in links.as_array().into_iter().flatten() {
+            let name = link["ifname"].as_str().unwrap();
+            for side in ["ingress", "egress"] {
+                let mut command = self.namespace.command("tc");
+                command.args(["-j", "filter", "show", "dev", name, side]);
+                // One that goes meanwhile has none.
+                let text = crate::process::output(&mut command).stdout;
+                let found: Value = serde_json::from_slice(&text).unwrap_or_default();
+                for filter in found.as_array().into_iter().flatten() {
+                    let options = &filter["options"];
+                    if let Some(id) = options["prog"]["id"].as_u64() {
+                        let program = options["bpf_name"].as_str().unwrap();
+                        filters.insert(format!("{name}-{program}"), u32::try_from(id).unwrap());
+                    }
+                }
+            }
+        }
+        filters
     }
 
     /// The plugin's configuration.

@@ -4,7 +4,7 @@
 use std::net::IpAddr;
 
 use ipnetwork::IpNetwork;
-use proxy_ebpf::record::EndpointRecord;
+use proxy_ebpf::record::{EndpointRecord, Hooks};
 use serde_json::Value;
 
 use super::shared::{self, Wishes};
@@ -62,6 +62,7 @@ pub(super) fn run(network: &Network, call: &Call) -> Result<Value, Failure> {
         pod: wishes.args.pod.clone(),
         default_policy: wishes.settings.default_policy,
         shaped: wishes.runtime.bandwidth.ingress.is_some(),
+        hooks: Hooks::Filters,
         port_mappings: wishes.runtime.port_mappings.clone(),
         boot_id: state::boot_id()?,
     };
@@ -194,7 +195,7 @@ impl Work<'_> {
     fn connect(&self, link: &Link, record: &EndpointRecord) -> Result<Socket, Failure> {
         let ips = &record.ips;
         if let Some(pins) = &self.pins {
-            pins.attach(&record.host_ifname, link.ifindex)?;
+            pins.filter(&self.socket, link.ifindex)?;
         }
         let v6 = ips.iter().any(IpAddr::is_ipv6);
         sysctl::forward(ips.iter().any(IpAddr::is_ipv4), v6)?;

@@ -4,7 +4,7 @@
 
 use std::net::IpAddr;
 
-use proxy_ebpf::record::EndpointRecord;
+use proxy_ebpf::record::{EndpointRecord, Hooks};
 use serde_json::Value;
 
 use super::shared::{self, Wishes};
@@ -48,6 +48,7 @@ pub(super) fn run(
     let state = State::open(&network.state_dir)?;
     let record = EndpointRecord {
         host_ifname: found.host.name.clone(),
+        hooks: Hooks::Links,
         host_ifindex: found.host.ifindex,
         mac: found.pod_mac.to_string(),
         host_mac: found.host_mac.to_string(),

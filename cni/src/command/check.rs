@@ -157,13 +157,14 @@ fn check_gateway(
 }
 
 fn check_data_path(network: &Network, record: &EndpointRecord, host: &Link) -> Result<(), Failure> {
+    let socket = Socket::open()?;
     let pins = Pins::open(&network.bpffs)?.ok_or_else(|| {
         changed(format!(
             "no data path is pinned below {}",
             network.bpffs.display()
         ))
     })?;
-    if let Some(program) = pins.unattached(&record.host_ifname, host.ifindex) {
+    if let Some(program) = pins.unattached(&socket, record) {
         return Err(changed(format!(
             "{program} is not attached to {}",
             record.host_ifname

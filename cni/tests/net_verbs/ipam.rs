@@ -160,3 +160,88 @@ fn another_ipam_plugin_is_called_for_every_verb() {
     assert!(text.contains("IPAM plugin host-local: "), "{text}");
     node.assert_clean();
 }
+
+/// Debian's `host-local` behind a shell, which adds what CNI 1.1 asks of a
+/// plugin that gives addresses: it answers STATUS, and at GC gives back what
+/// belongs to no valid attachment. Writes down what it is asked.
+fn newer_host_local(node: &Node) {
+    let at = node.directory.display();
+    let script = format!(
+        r#"#!/bin/sh
+conf=$(cat)
+echo "$CNI_COMMAND $conf" >> {at}/asked
+if [ -e {at}/broken ] && [ "$CNI_COMMAND" != DEL ]; then
+    echo '{{"cniVersion":"1.1.0","code":50,"msg":"no lease can be had"}}'
+    exit 1
+fi
+case $CNI_COMMAND in
+STATUS) exit 0 ;;
+GC)
+    for lease in {at}/leases/pods/10.* {at}/leases/pods/fd*; do
+        id=$(head -n1 "$lease" | tr -d '\r')
+        echo "$conf" | grep -q "\"containerID\":\"$id\"" || rm "$lease"
+    done
+    exit 0 ;;
+esac
+echo "$conf" | sed 's/"cniVersion":"1.1.0"/"cniVersion":"1.0.0"/' | /usr/lib/cni/host-local
+"#
+    );
+    let path = node.directory.join("newer-host-local");
+    std::fs::write(&path, script).unwrap();
+    node.run(&format!("chmod 755 {}", path.display()));
+}
+
+#[test]
+fn gc_and_status_reach_the_ipam_plugin() {
+    if !is_root() {
+        return;
+    }
+    let mut node = Node::new();
+    newer_host_local(&node);
+    let at = node.directory.clone();
+    node.variables = vec![("CNI_PATH".into(), at.display().to_string())];
+    node.config.as_object_mut().unwrap().remove("podCIDRs");
+    node.config["ipam"] = json!({
+        "type": "newer-host-local",
+        "dataDir": at.join("leases"),
+        "ranges": [[{"subnet": "10.88.0.0/24"}], [{"subnet": "fd88::/64"}]],
+    });
+    let leases = || {
+        let names = std::fs::read_dir(at.join("leases/pods")).unwrap();
+        let names = names.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+        let mut names: Vec<_> = names.filter(|name| name.contains("88")).collect();
+        names.sort();
+        names
+    };
+    node.call("STATUS", "").good();
+    let kept = node.add("kept");
+    node.add("stale");
+    assert_eq!(leases(), ["10.88.0.2", "10.88.0.3", "fd88::2", "fd88::3"]);
+    let valid = json!({"cni.dev/valid-attachments": [{"containerID": "kept", "ifname": "eth0"}]});
+    node.call_with("GC", "", &valid).good();
+    assert_eq!(leases(), ["10.88.0.2", "fd88::2"]);
+    node.call_with("CHECK", "kept", &json!({"prevResult": kept}))
+        .good();
+    let asked = std::fs::read_to_string(at.join("asked")).unwrap();
+    let verbs: Vec<_> = asked
+        .lines()
+        .filter_map(|line| line.split(' ').next())
+        .collect();
+    assert_eq!(verbs, ["STATUS", "ADD", "ADD", "GC", "CHECK"], "{asked}");
+
+    // What it says against it is said on; the own part is done all the same.
+    node.run(&format!("touch {}", at.join("broken").display()));
+    let (code, text) = node.call("STATUS", "").bad();
+    assert_eq!(code, 50);
+    assert!(text.contains("no lease can be had"), "{text}");
+    let none = json!({"cni.dev/valid-attachments": []});
+    let (code, text) = node.call_with("GC", "", &none).bad();
+    assert_eq!(code, 50);
+    assert!(text.contains("no lease can be had"), "{text}");
+    node.assert_clean();
+    assert_eq!(leases(), ["10.88.0.2", "fd88::2"]);
+    node.netns("new");
+    let (_, text) = node.call("ADD", "new").bad();
+    assert!(text.contains("no lease can be had"), "{text}");
+    node.assert_clean();
+}

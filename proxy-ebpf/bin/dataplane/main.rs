@@ -1,6 +1,6 @@
 //! The kernel programs of Fairlead: entry points only.
 //!
-//! `pod_out` and `pod_in` run on the host side of each pod's veth pair (TCX
+//! `pod_out` and `pod_in` run on the host side of each pod's veth pair (tc
 //! ingress and egress), `sock_*` on sockets below a cgroup. All state is in
 //! [`maps`], all arithmetic and flow logic in the library.
 #![no_std]

@@ -19,7 +19,7 @@ use crate::rewrite::{Rewrite, rewrite};
 use crate::service::{self, Route};
 use crate::track::{End, Passage, Trace, track, track_translated};
 
-/// `TCX_NEXT`: the next program, or else the stack.
+/// `TC_ACT_UNSPEC`, `TCX_NEXT`: the next program, or else the stack.
 const PASS: i32 = -1;
 const SHOT: i32 = 2;
 
@@ -96,7 +96,7 @@ fn run<A: Pod>(
     }
 }
 
-/// From a pod: TCX ingress of its host interface.
+/// From a pod: tc ingress of its host interface.
 #[inline(always)]
 pub(crate) fn out(ctx: &TcContext) -> i32 {
     let Some((slot, endpoint)) = maps::endpoint_of(packet::ifindex(ctx)) else {
@@ -331,7 +331,7 @@ fn translate<A: Pod>(
     Ok(())
 }
 
-/// To a pod from the host's stack: TCX egress of its host interface.
+/// To a pod from the host's stack: tc egress of its host interface.
 #[inline(always)]
 pub(crate) fn inward(ctx: &TcContext) -> i32 {
     if packet::mark(ctx) == JUDGED_MARK {

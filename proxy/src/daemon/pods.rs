@@ -152,7 +152,7 @@ pub(super) fn paths(record: &EndpointRecord) -> impl Iterator<Item = PodPath> {
 mod tests {
     use std::time::Duration;
 
-    use proxy_ebpf::record::PodRef;
+    use proxy_ebpf::record::{Hooks, PodRef};
 
     use super::*;
 
@@ -177,6 +177,7 @@ mod tests {
                 }),
                 default_policy: DefaultPolicy::Closed,
                 shaped: false,
+                hooks: Hooks::Filters,
                 port_mappings: Vec::new(),
                 boot_id: "now".to_owned(),
             },

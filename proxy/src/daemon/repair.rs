@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::SystemTime;
 
 use proxy_ebpf::abi::Endpoint;
-use tracing::{debug, error, info, warn};
+use tracing::{info, warn};
 
 use super::core::{Core, StepError};
 use super::pods;
@@ -121,52 +121,6 @@ impl Core {
             }
         }
         Ok(repaired)
-    }
-
-    /// Attaches what should be attached and is not.
-    pub(super) fn repair_links(&mut self) {
-        let made = self.attach();
-        if !made.is_empty() {
-            self.count_repair("link", u64::try_from(made.len()).unwrap_or(u64::MAX));
-        }
-    }
-
-    /// What had to be attached.
-    pub(super) fn attach(&mut self) -> Vec<String> {
-        let mut result = self.datapath.ensure_socket_links();
-        let now = SystemTime::now();
-        let mut made = Vec::new();
-        for stored in self.live().values().filter(|stored| stored.is_settled(now)) {
-            let record = &stored.record;
-            match self
-                .datapath
-                .ensure_pod_links(&record.host_ifname, record.host_ifindex)
-            {
-                Ok(links) => made.extend(links),
-                Err(error) => {
-                    result = Err(error);
-                }
-            }
-        }
-        self.unattached = match result {
-            Ok(links) => {
-                made.extend(links);
-                None
-            }
-            Err(error) => {
-                error!(%error, "cannot attach a program");
-                Some(format!("cannot attach a program: {error}"))
-            }
-        };
-        if !made.is_empty() {
-            info!(links = ?made, "programs attached");
-        }
-        match self.datapath.remove_dead_links() {
-            Ok(links) if !links.is_empty() => debug!(?links, "links of gone interfaces removed"),
-            Ok(_) => {}
-            Err(error) => warn!(%error, "cannot look through the pinned links"),
-        }
-        made
     }
 
     /// The ways through the host's stack that settled endpoints must have.

@@ -26,7 +26,7 @@ pub const SOCKET_PROGRAMS: [(&str, AttachType); 8] = [
     ("sock_getpeername6", AttachType::Getpeername6),
 ];
 
-/// The programs on a pod's host interface.
+/// The programs on a pod's host interface, and where links put them.
 pub const POD_PROGRAMS: [(&str, AttachType); 2] = [
     (pin::POD_OUT, AttachType::TcxIngress),
     (pin::POD_IN, AttachType::TcxEgress),
@@ -81,7 +81,7 @@ impl Target<'_> {
 pub(super) fn ensure(
     pins: &Pins,
     name: &str,
-    program: BorrowedFd<'_>,
+    (program, id): (BorrowedFd<'_>, u32),
     target: Target<'_>,
     attach_type: AttachType,
 ) -> io::Result<Ensured> {
@@ -89,7 +89,7 @@ pub(super) fn ensure(
     if let Ok(link) = bpf::object_get(&path) {
         let info = bpf::link_info(link.as_fd())?;
         if target.is_of(&info)? {
-            if info.program != bpf::program_info(program)?.id {
+            if info.program != id {
                 bpf::link_update(link.as_fd(), program)?;
             }
             return Ok(Ensured::Kept);

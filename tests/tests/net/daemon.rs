@@ -201,7 +201,7 @@ struct Ids {
     maps: BTreeMap<String, u32>,
     /// Pinned program -> its id and the hash of its instructions.
     programs: BTreeMap<String, (u32, u64)>,
-    /// Pinned link -> the id of the program that it runs.
+    /// Pinned link, or filter of a pod -> the id of the program that it runs.
     links: BTreeMap<String, u32>,
 }
 
@@ -227,6 +227,7 @@ impl Ids {
             let name = path.file_name().unwrap().to_string_lossy().into_owned();
             ids.links.insert(name, program);
         }
+        ids.links.extend(bench.node.filters());
         ids
     }
 
@@ -235,7 +236,8 @@ impl Ids {
     fn when_consistent(bench: &Bench) -> Self {
         wait::until("every link to run the pinned program", DEADLINE, || {
             let ids = Self::read(bench);
-            assert!(ids.links.len() > SOCKET_PROGRAMS.len(), "{ids:?}");
+            let pods = POD_PROGRAMS.len() * bench.pods.len();
+            assert_eq!(ids.links.len(), SOCKET_PROGRAMS.len() + pods, "{ids:?}");
             let runs_pinned = |(link, program): (&String, &u32)| {
                 let name = link.rsplit('-').next().unwrap();
                 ids.programs[name].0 == *program

@@ -7,6 +7,7 @@ mod connect;
 mod daemon;
 mod far;
 mod full;
+mod hooks;
 mod mtu;
 mod policy;
 mod service;

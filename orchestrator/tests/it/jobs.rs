@@ -230,3 +230,26 @@ async fn surplus_pods_are_no_failures() {
     });
     stage.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_index_gets_one_pod_however_fast_pods_end() {
+    let spec = json!({"completionMode": "Indexed", "completions": 24, "parallelism": 8});
+    let stage = staged("job-fast", &spec).await;
+    for _ in 0..2000 {
+        for pod in pods(&stage) {
+            if pod["status"]["phase"] == "Pending" {
+                end(&stage, &pod, 0).await;
+            }
+        }
+        if has(&stage, "Complete", "CompletionsReached") {
+            break;
+        }
+        tokio::task::yield_now().await;
+    }
+    stage.wait("the end", |stage| {
+        has(stage, "Complete", "CompletionsReached")
+    });
+    assert_eq!(pods(&stage).len(), 24);
+    assert_eq!(status(&stage)["succeeded"], 24);
+    stage.stop().await;
+}

@@ -23,3 +23,4 @@ mod leader;
 mod races;
 mod services;
 mod tool;
+mod volumes;

@@ -2,7 +2,6 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Taint;
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -10,7 +9,6 @@ use serde_json::{Value, json};
 use super::{
     deployment::hash,
     revision::{self, Revisions},
-    rollout::scaled,
 };
 use crate::{
     cache::Selector,
@@ -26,6 +24,10 @@ use crate::{
     scheduler::{affinity::untolerated, filter::node_fits, node::NodeInfo, pod::PodInfo},
     status::Status,
 };
+
+mod plan;
+
+use plan::{Place, Plan, Update, plan};
 
 const NAME: &str = "daemonset-controller";
 /// Label with the revision that a pod was made of.
@@ -116,74 +118,6 @@ fn fits(pod: &PodInfo, node: &NodeInfo) -> (bool, bool) {
     let intolerable = |effects: &[&str]| untolerated(&node.taints, &pod.tolerations, effects);
     let start: Option<&Taint> = intolerable(&["NoSchedule", "NoExecute"]);
     (start.is_none(), intolerable(&["NoExecute"]).is_none())
-}
-
-/// What to do, given nodes and pods.
-#[derive(Debug, Default, PartialEq, Eq)]
-struct Plan {
-    /// Nodes that need a pod.
-    start: Vec<String>,
-    /// Names of pods that go.
-    stop: Vec<String>,
-}
-
-/// One node as the plan sees it.
-#[derive(Clone, Copy, Debug)]
-struct Place {
-    start: bool,
-    stay: bool,
-}
-
-/// Decides which pods come and go, updates aside. Pure.
-fn plan(places: &BTreeMap<String, Place>, pods: &BTreeMap<String, Vec<&Pod>>) -> Plan {
-    let mut plan = Plan::default();
-    for (node, place) in places {
-        let there = pods.get(node).map(Vec::as_slice).unwrap_or_default();
-        let over = there
-            .iter()
-            .filter(|pod| pod.is_over() && !pod.metadata.deleting());
-        plan.stop.extend(over.map(|pod| pod.metadata.name.clone()));
-        let mut active: Vec<&&Pod> = there.iter().filter(|pod| pod.is_active()).collect();
-        if !place.stay {
-            plan.stop
-                .extend(active.iter().map(|pod| pod.metadata.name.clone()));
-        } else if there.is_empty() && place.start {
-            plan.start.push(node.clone());
-        } else if active.len() > 1 {
-            // The oldest stays.
-            active.sort_by_key(|pod| (pod.metadata.born(), &pod.metadata.name));
-            plan.stop
-                .extend(active.iter().skip(1).map(|pod| pod.metadata.name.clone()));
-        }
-    }
-    plan
-}
-
-/// Old pods that an update takes down now: those that serve nobody, and as
-/// many others as may be missing at a time. Pure.
-fn replaced(
-    pods: &[&Pod],
-    hash: &str,
-    wanted: usize,
-    unavailable: i64,
-    ready: i64,
-    now: Timestamp,
-) -> Vec<String> {
-    let current = |pod: &&&Pod| pod.metadata.labels.get(HASH).is_some_and(|h| h == hash);
-    let serves = |pod: &Pod| pod.is_active() && pod.is_available(ready, now);
-    let serving = pods.iter().filter(|pod| serves(pod)).count();
-    let mut budget =
-        unavailable - i64::try_from(wanted.saturating_sub(serving)).unwrap_or(i64::MAX);
-    let mut gone = Vec::new();
-    for pod in pods.iter().filter(|pod| !current(pod) && pod.is_active()) {
-        if !serves(pod) {
-            gone.push(pod.metadata.name.clone());
-        } else if budget > 0 {
-            budget -= 1;
-            gone.push(pod.metadata.name.clone());
-        }
-    }
-    gone
 }
 
 impl DaemonSetController {
@@ -375,24 +309,16 @@ impl Controller for DaemonSetController {
                 .or_default()
                 .push(pod);
         }
-        let mut plan = plan(&places, &by_node);
         let wanted = places.values().filter(|place| place.start).count();
-        if set.spec.update_strategy["type"] != "OnDelete" {
-            let limit = &set.spec.update_strategy["rollingUpdate"]["maxUnavailable"];
-            let number = i64::try_from(wanted).unwrap_or(i64::MAX);
-            let unavailable = scaled(limit, number, true).unwrap_or(1).max(1);
-            let pods: Vec<&Pod> = all.iter().collect();
-            let now = self.clock.now();
-            let old = replaced(
-                &pods,
-                &hash,
-                wanted,
-                unavailable,
-                set.spec.min_ready_seconds,
-                now,
-            );
-            plan.stop.extend(old);
-        }
+        let ready = set.spec.min_ready_seconds;
+        let update = Update::new(
+            &set.spec.update_strategy,
+            wanted,
+            &hash,
+            ready,
+            self.clock.now(),
+        );
+        let plan = plan(&places, &by_node, &update);
         self.apply(&set, &plan, &all, &hash).await?;
         let all = self.claim(&set).await?;
         self.report(&set, &places, &all, &hash).await?;

@@ -24,6 +24,8 @@ use crate::{
     status::Status,
 };
 
+mod claims;
+
 const NAME: &str = "statefulset-controller";
 const HASH: &str = "controller-revision-hash";
 const POD_NAME: &str = "statefulset.kubernetes.io/pod-name";
@@ -58,6 +60,7 @@ struct Spec {
     min_ready_seconds: i64,
     revision_history_limit: Option<i64>,
     ordinals: Value,
+    persistent_volume_claim_retention_policy: Value,
 }
 
 /// The resource.
@@ -255,18 +258,7 @@ impl StatefulSetController {
         hash: &str,
     ) -> Result<(), Status> {
         let namespace = &set.metadata.namespace;
-        for claim in set.claims() {
-            let name = set.claim_name(claim, ordinal);
-            let key = format!("{namespace}/{name}");
-            let claims = served("", "persistentvolumeclaims");
-            if self.client.cache_of(claims).get(&key).is_some() {
-                continue;
-            }
-            let labels = &set.spec.selector["matchLabels"];
-            let object =
-                json!({"metadata": {"name": name, "labels": labels}, "spec": claim["spec"]});
-            self.client.create_value(claims, namespace, object).await?;
-        }
+        self.ensure_claims(set, ordinal).await?;
         let pod = set.pod(ordinal, template, hash);
         match self
             .client
@@ -437,6 +429,8 @@ impl Controller for StatefulSetController {
         let now = self.clock.now();
         let ready = set.spec.min_ready_seconds;
         let mut pods = self.pods(&set).await?;
+        // Whose a claim is must be right before its pod goes.
+        self.settle_claims(&set, &pods).await?;
         let mut acted = BTreeSet::new();
         loop {
             let mut acts = acts(set.order(), &seats(&pods, &hash, ready, now));
@@ -461,87 +455,4 @@ impl Controller for StatefulSetController {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const ORDER: Order = Order {
-        start: 0,
-        replicas: 3,
-        parallel: false,
-        partition: Some(0),
-    };
-    const WELL: Seat = Seat {
-        healthy: true,
-        leaving: false,
-        over: false,
-        updated: true,
-    };
-    const OLD: Seat = Seat {
-        updated: false,
-        ..WELL
-    };
-    const SICK: Seat = Seat {
-        healthy: false,
-        ..WELL
-    };
-
-    fn check(order: Order, seats: &[(i64, Seat)], wanted: &[Act]) {
-        assert_eq!(acts(order, &seats.iter().copied().collect()), wanted);
-    }
-
-    #[test]
-    fn pods_come_one_after_another_and_all_at_once_if_parallel() {
-        check(ORDER, &[], &[Act::Create(0)]);
-        check(ORDER, &[(0, SICK)], &[]);
-        check(ORDER, &[(0, WELL)], &[Act::Create(1)]);
-        let parallel = Order {
-            parallel: true,
-            ..ORDER
-        };
-        check(parallel, &[(1, SICK)], &[Act::Create(0), Act::Create(2)]);
-    }
-
-    #[test]
-    fn surplus_pods_go_from_the_end_when_the_others_are_well() {
-        let seats = [(0, WELL), (1, WELL), (2, WELL), (3, WELL), (4, WELL)];
-        check(ORDER, &seats, &[Act::Delete(4)]);
-        let leaving = Seat {
-            leaving: true,
-            healthy: false,
-            ..WELL
-        };
-        check(
-            ORDER,
-            &[(0, WELL), (1, WELL), (2, WELL), (3, WELL), (4, leaving)],
-            &[],
-        );
-        check(ORDER, &[(0, SICK), (1, WELL), (2, WELL), (3, WELL)], &[]);
-    }
-
-    #[test]
-    fn an_update_goes_backwards_down_to_the_partition() {
-        check(ORDER, &[(0, OLD), (1, OLD), (2, OLD)], &[Act::Delete(2)]);
-        check(ORDER, &[(0, OLD), (1, OLD), (2, SICK)], &[]);
-        check(ORDER, &[(0, OLD), (1, OLD), (2, WELL)], &[Act::Delete(1)]);
-        let half = Order {
-            partition: Some(2),
-            ..ORDER
-        };
-        check(half, &[(0, OLD), (1, OLD), (2, WELL)], &[]);
-        let by_hand = Order {
-            partition: None,
-            ..ORDER
-        };
-        check(by_hand, &[(0, OLD), (1, OLD), (2, OLD)], &[]);
-    }
-
-    #[test]
-    fn a_pod_that_has_ended_is_made_anew() {
-        let over = Seat {
-            over: true,
-            healthy: false,
-            ..WELL
-        };
-        check(ORDER, &[(0, over)], &[Act::Delete(0)]);
-    }
-}
+mod tests;

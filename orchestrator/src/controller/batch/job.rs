@@ -176,7 +176,8 @@ impl JobController {
         let misplaced = view.misplaced();
         if !misplaced.is_empty() {
             self.discard(&misplaced).await?;
-            view.pods = self.pods(&view.job).await?;
+            self.note(view).await?;
+            return Ok(deadline);
         }
         let step = plan::next(view.wanted(), &view.progress());
         let completions = view.job.spec.completions.unwrap_or(0);

@@ -70,8 +70,13 @@ impl JobController {
         add(&mut view.status, "succeeded", succeeded.len());
         add(&mut view.status, "failed", failed.len());
         view.status["uncountedTerminatedPods"] = json!({});
-        // Those let go are seen without their finalizer from here on.
-        view.pods = self.pods(&view.job).await?;
+        // The pods are not read anew here: one that has ended since is not
+        // counted yet, and its index must not look free.
+        for pod in &mut view.pods {
+            if carrying.contains(&pod.metadata.name) {
+                pod.metadata.finalizers.retain(|own| own != TRACKING);
+            }
+        }
         Ok(fails)
     }
 }

@@ -7,7 +7,7 @@ use super::world::{self, NODE, v4};
 use crate::compile::sample::{self, Size};
 use crate::compile::{Compiler, Input, Problem};
 use crate::explain::{self, Mismatch, Packet, Reason};
-use crate::model::policy::{Port, PortNumber, Rule};
+use crate::model::policy::{Peer, Port, PortNumber, Rule};
 use crate::model::{
     Change, Key, Kind, Labels, NetworkPolicy, Object, ObjectName, Pod, Protocol, Selector,
 };
@@ -121,6 +121,70 @@ fn a_pod_whose_policies_do_not_fit_is_closed_until_they_do() {
     }
     assert!(compiler.problems().is_empty());
     assert!(allows(&compiler, 3, 80) && !allows(&compiler, 3, 81));
+}
+
+/// A pod on another node, number `index`, in the namespace of [`world::pod_name`] 0.
+fn pod_elsewhere(index: u32) -> Pod {
+    Pod {
+        name: ObjectName::new(&world::pod_name(0).namespace, &format!("far{index}")),
+        node: Some("elsewhere".into()),
+        ips: vec![std::net::Ipv4Addr::from_bits(0x0b00_0000 + index).into()],
+        ..Pod::default()
+    }
+}
+
+#[test]
+fn pods_whose_addresses_do_not_fit_are_strangers_until_they_do() {
+    let mut compiler = Compiler::new(NODE);
+    // Pod 0 lets in pods of its namespace, whatever they are.
+    let [pod, _, attach] = pod_with_ports(0, std::iter::empty());
+    let policy = NetworkPolicy {
+        name: policy_name(0),
+        subject: Selector::default(),
+        ingress: Some(vec![Rule {
+            peers: vec![Peer::Pods {
+                namespaces: None,
+                pods: Selector::default(),
+            }],
+            ports: vec![],
+        }]),
+        ..NetworkPolicy::default()
+    };
+    let far = (0..abi::bound::ADDRESSES).map(pod_elsewhere);
+    let far = far.map(|pod| upsert(Object::Pod(pod.into())));
+    let inputs = [pod, upsert(Object::NetworkPolicy(policy.into())), attach];
+    compiler.update(inputs.into_iter().chain(far));
+    let [Problem::AddressesFull { left_out }] = compiler.problems()[..] else {
+        panic!("{:?}", compiler.problems());
+    };
+    assert!(left_out > 0);
+    let allowed = |compiler: &Compiler, index| {
+        let tables = compiler.tables();
+        let set = tables.endpoints.get(&1).unwrap().ingress_set;
+        let class = tables.class_of(pod_elsewhere(index).ips[0]);
+        verdict(tables, set, class, proto::TCP, BePort::new(80)).allowed
+    };
+    let count = |compiler: &Compiler| {
+        let all = 0..abi::bound::ADDRESSES;
+        all.filter(|index| !allowed(compiler, *index)).count()
+    };
+    assert_eq!(
+        count(&compiler),
+        left_out,
+        "closed to what was left out, open to the rest"
+    );
+    // As many others go: there is room.
+    let gone = (0..u32::try_from(left_out).unwrap()).map(|index| Key {
+        kind: Kind::Pod,
+        name: pod_elsewhere(index).name,
+    });
+    let mut update = compiler.update(gone.map(|key| Input::Object(Change::Remove(key))));
+    while update.again {
+        update = compiler.update([]);
+    }
+    assert!(compiler.problems().is_empty());
+    assert_eq!(count(&compiler), left_out, "closed to those that have gone");
+    assert!(allowed(&compiler, abi::bound::ADDRESSES - 1));
 }
 
 #[test]

@@ -101,13 +101,14 @@ pub(crate) enum Command {
     Services,
     /// NetworkPolicies and the local pods they isolate.
     Policies,
-    /// New connections and dropped packets, with pod names and the policy that decided.
+    /// The connections that are tracked now: those under policies, and to Services by packet.
     Flows {
-        /// Print them as they happen, until interrupted.
+        /// Print new connections and dropped packets as they happen, with the
+        /// policy that decided, until interrupted.
         #[arg(short, long)]
         follow: bool,
         /// Only dropped packets.
-        #[arg(long)]
+        #[arg(long, requires = "follow")]
         dropped: bool,
     },
     /// Explain and test NetworkPolicies.

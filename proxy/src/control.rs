@@ -43,6 +43,8 @@ pub enum Request {
         /// `80/tcp`, or a protocol alone.
         port: String,
     },
+    /// The flows that are tracked now.
+    Tracked,
     /// Answered by one line per flow until the connection ends.
     Flows,
 }

@@ -34,6 +34,7 @@ mod publish;
 mod repair;
 mod report;
 mod sweep;
+mod tracked;
 mod wait;
 
 use core::Core;
@@ -474,6 +475,7 @@ impl Daemon {
             Request::Services => Ok(report::services(&self.core)),
             Request::Policies => Ok(report::policies(&self.core)),
             Request::Explain { from, to, port } => explain::answer(&self.core, from, to, port),
+            Request::Tracked => tracked::tracked(&self.core).map_err(|error| error.to_string()),
             Request::Flows => Err("flows are followed, not asked for".to_owned()),
         };
         match result {

@@ -1,4 +1,5 @@
-//! `flows --follow`: like tcpdump, but with names and verdicts.
+//! `flows`: the tracked connections; `flows --follow`: like tcpdump, but with
+//! names and verdicts.
 
 use std::fmt::Write as _;
 use std::io::{self, Write};
@@ -7,14 +8,14 @@ use std::process::ExitCode;
 use serde_json::Value;
 
 use super::client::Client;
-use super::show::endpoint_text;
-use super::table::cell;
+use super::show::{endpoint_text, print_json};
+use super::table::{self, cell};
 use super::{Outcome, Output};
 use crate::control::Request;
 
 pub(super) fn flows(client: &Client, output: Output, follow: bool, dropped: bool) -> Outcome {
     if !follow {
-        return Err("flows are printed as they happen\nhint: add --follow".into());
+        return tracked(client, output);
     }
     client.follow(&Request::Flows, |line| {
         let value: Value = serde_json::from_str(line)?;
@@ -31,18 +32,49 @@ pub(super) fn flows(client: &Client, output: Output, follow: bool, dropped: bool
     Ok(ExitCode::SUCCESS)
 }
 
+fn tracked(client: &Client, output: Output) -> Outcome {
+    let value = client.ask(&Request::Tracked)?;
+    if output == Output::Json {
+        print_json(&value)?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    let flows: Vec<&Value> = value["flows"].as_array().into_iter().flatten().collect();
+    let rows = flows.iter().map(|flow| {
+        vec![
+            cell(&flow["protocol"]),
+            cell(&flow["state"]),
+            end(&flow["from"]),
+            end(&flow["to"]),
+            match &flow["service"] {
+                Value::Null => "-".to_owned(),
+                service => end(service),
+            },
+            format!("{} s", flow["idleSeconds"]),
+        ]
+    });
+    let header = ["PROTOCOL", "STATE", "FROM", "TO", "SERVICE", "IDLE"];
+    table::print(&header, &rows.collect::<Vec<_>>())?;
+    let more = value["count"].as_u64().unwrap_or(0) - flows.len() as u64;
+    if more > 0 {
+        writeln!(io::stdout().lock(), "and {more} more")?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// `shop/web (10.1.0.2:4000)`, or the address alone.
+fn end(end: &Value) -> String {
+    let address = endpoint_text(&end["address"], &end["port"]);
+    match end["name"].as_str() {
+        Some(name) => format!("{name} ({address})"),
+        None => address,
+    }
+}
+
 /// `12:00:01.250 dropped TCP shop/web (10.1.0.2:4000) -> shop/db (10.1.0.3:80) policy_ingress: ...`
 fn text(flow: &Value) -> String {
     if let Some(missed) = flow["missed"].as_u64() {
         return format!("({missed} flows were not shown: this terminal is too slow)");
     }
-    let end = |end: &Value| {
-        let address = endpoint_text(&end["address"], &end["port"]);
-        match end["name"].as_str() {
-            Some(name) => format!("{name} ({address})"),
-            None => address,
-        }
-    };
     let mut text = format!(
         "{} {} {} {} -> {}",
         clock(flow["time"].as_f64().unwrap_or_default()),

@@ -11,7 +11,7 @@ use super::table::{self, cell};
 use super::{Outcome, Output};
 use crate::control::Request;
 
-fn print_json(value: &Value) -> io::Result<()> {
+pub(super) fn print_json(value: &Value) -> io::Result<()> {
     let mut out = io::stdout().lock();
     serde_json::to_writer_pretty(&mut out, value)?;
     out.write_all(b"\n")

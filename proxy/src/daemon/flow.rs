@@ -56,7 +56,7 @@ pub(super) fn local_names(core: &Core) -> BTreeMap<IpAddr, String> {
     names
 }
 
-fn address(wide: V6) -> IpAddr {
+pub(super) fn address(wide: V6) -> IpAddr {
     match wide.unmapped() {
         Some(v4) => v4.octets().into(),
         None => wide.octets().into(),

@@ -183,10 +183,15 @@ pub fn interval(swept: &Swept, pressed: bool) -> Duration {
     match swept.next {
         None => LONGEST,
         Some(ticks) => {
-            let wait = Duration::from_nanos(u64::from(ticks) << 27);
+            let wait = Duration::from_secs(seconds(ticks));
             wait.clamp(USUAL, LONGEST)
         }
     }
+}
+
+/// Whole seconds in ticks.
+pub const fn seconds(ticks: u32) -> u64 {
+    Duration::from_nanos((ticks as u64) << 27).as_secs()
 }
 
 /// The clock that flows are stamped with.

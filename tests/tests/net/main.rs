@@ -6,6 +6,7 @@ mod bench;
 mod connect;
 mod daemon;
 mod far;
+mod flows;
 mod full;
 mod hooks;
 mod mtu;

@@ -6,22 +6,24 @@
 
 mod paths;
 mod schemas;
+mod words;
 
 use serde::ser::{Serialize, SerializeMap, Serializer};
 use serde_json::{Map, Value, json};
 
 use crate::resource;
-use crate::schema::TABLE_HASH;
+use crate::schema::{TABLE_HASH, fingerprint};
 use paths::Paths;
 use schemas::Schemas;
 
-/// The root document: where each group's document is. The hash changes when the schema does, so a
+/// The root document: where each group's document is. The hash changes when schema or texts do, so a
 /// client may cache what it got for as long as it likes.
 pub fn root(build: &str) -> Vec<u8> {
+    let hash = *TABLE_HASH ^ fingerprint(words::TABLE);
     let mut paths = Map::new();
     for (group, version) in resource::groups() {
         let path = group_path(group, version);
-        let url = format!("/openapi/v3/{path}?hash={:016X}-{build}", *TABLE_HASH);
+        let url = format!("/openapi/v3/{path}?hash={hash:016X}-{build}");
         paths.insert(path, json!({ "serverRelativeURL": url }));
     }
     let mut text = serde_json::to_vec(&json!({ "paths": paths })).unwrap_or_default();

@@ -111,11 +111,14 @@ pub enum Kind {
 
 const TABLE: &str = include_str!("schema/table.txt");
 
-/// A hash (FNV-1a) of the table's text: it changes when any fact does.
-pub static TABLE_HASH: LazyLock<u64> = LazyLock::new(|| {
+/// A hash of the table's text: it changes when any fact does.
+pub static TABLE_HASH: LazyLock<u64> = LazyLock::new(|| fingerprint(TABLE));
+
+/// FNV-1a.
+pub fn fingerprint(text: &str) -> u64 {
     let step = |hash: u64, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
-    TABLE.bytes().fold(0xcbf2_9ce4_8422_2325, step)
-});
+    text.bytes().fold(0xcbf2_9ce4_8422_2325, step)
+}
 
 static SCHEMA: LazyLock<Schema> =
     LazyLock::new(|| Schema::parse(TABLE).expect("the embedded table was checked by test"));

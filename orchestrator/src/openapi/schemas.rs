@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::ser::{Serialize, SerializeMap, Serializer};
 use serde_json::{Map, Value, json};
 
-use super::{GVK, gvk};
+use super::{GVK, gvk, words::Words};
 use crate::resource::Resource;
 use crate::schema::{Field, Kind, ObjectType, Topology, schema};
 
@@ -63,8 +63,9 @@ impl Serialize for Schemas {
         for name in SCALARS {
             map.serialize_entry(name, &scalar(name))?;
         }
+        let words = Words::read();
         for (name, object) in &self.types {
-            map.serialize_entry(name, &definition(object))?;
+            map.serialize_entry(name, &definition(object, &words))?;
         }
         map.end()
     }
@@ -81,12 +82,19 @@ fn scalar(name: &str) -> Value {
     }
 }
 
-fn definition(object: &ObjectType) -> Value {
+fn definition(object: &ObjectType, words: &Words) -> Value {
     let mut fields = Map::new();
     for field in &object.fields {
-        fields.insert(field.name.to_owned(), property(field));
+        let mut property = property(field);
+        if let Some(text) = words.of_field(object, field) {
+            property["description"] = text.into();
+        }
+        fields.insert(field.name.to_owned(), property);
     }
     let mut definition = json!({"type": "object"});
+    if let Some(text) = words.of(object) {
+        definition["description"] = text.into();
+    }
     if !fields.is_empty() {
         definition["properties"] = fields.into();
     }

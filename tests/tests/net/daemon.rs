@@ -248,8 +248,8 @@ impl Ids {
 }
 
 /// Why connections live: their state is in the maps, which the next daemon
-/// adopts because their layout is the same; a link is updated in place, so no
-/// packet misses a program; and every packet is seen by one whole program, the
+/// adopts because their layout is the same; a link or filter is updated in
+/// place, so no packet misses a program; and every packet is seen by one whole program, the
 /// old or the new, which read the same maps.
 #[cfg(debug_assertions)]
 #[test]
@@ -262,7 +262,7 @@ fn an_upgrade_to_changed_programs_breaks_and_refuses_no_connection() {
                 let daemon = bench.node.daemon.as_mut().unwrap();
                 daemon.signal(Signal::TERM);
                 // Closing its watches takes the kernel seconds under this load.
-                daemon.wait(DEADLINE);
+                daemon.wait(Duration::from_mins(2));
                 bench.node.start_daemon_with(programs);
                 let after = Ids::when_consistent(bench);
                 assert_eq!(after.maps, before.maps);

@@ -249,6 +249,32 @@ impl Client {
         parse(&self.change(target, &change).await?)
     }
 
+    /// Takes a finalizer off an object, if it is still the one with this UID
+    /// and is there at all.
+    ///
+    /// # Errors
+    /// As for [`Registry::update`].
+    pub async fn remove_finalizer(
+        &self,
+        target: Target<'_>,
+        uid: &str,
+        name: &str,
+    ) -> Result<(), Status> {
+        let change = |current: &Value| {
+            let mut new = current.clone();
+            if current["metadata"]["uid"] == uid
+                && let Some(list) = new["metadata"]["finalizers"].as_array_mut()
+            {
+                list.retain(|finalizer| finalizer != name);
+            }
+            Ok(new)
+        };
+        match self.change(target, &change).await {
+            Err(status) if !status.is("NotFound") => Err(status),
+            _ => Ok(()),
+        }
+    }
+
     /// Patches an object or a subresource.
     ///
     /// # Errors

@@ -15,9 +15,12 @@ use crate::{
     controller::{
         runtime::{
             Clock, later,
-            object::{Head, decode, list, served},
+            object::{Head, decode, served},
         },
-        storage::matching::{self, Volume, choices},
+        storage::{
+            matching::{self, Volume, choices},
+            volumes_for,
+        },
     },
     registry::{Caller, Target, WriteOptions, client::Client},
     status::{Status, Subject},
@@ -65,8 +68,7 @@ fn demand(client: &Client, claim: &matching::Claim) -> Result<Claim, String> {
     let Some(class) = waits.filter(|_| bound.is_empty()) else {
         return Err("pod has unbound immediate PersistentVolumeClaims".to_owned());
     };
-    let entries = list(client, served("", "persistentvolumes"), "").map_err(|s| s.message)?;
-    let volumes: Vec<Volume> = entries.iter().filter_map(|e| e.decode().ok()).collect();
+    let volumes = volumes_for(client, claim).map_err(|status| status.message)?;
     let candidates = choices(claim, &volumes, false)
         .into_iter()
         .map(|volume| {

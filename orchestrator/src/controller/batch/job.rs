@@ -283,9 +283,8 @@ impl Controller for JobController {
                 .pods
                 .iter()
                 .filter(|pod| pod.metadata.has_finalizer(TRACKING));
-            let names: Vec<String> = held.map(|pod| pod.metadata.name.clone()).collect();
-            for name in names {
-                self.let_go(&view.job.metadata.namespace, &name).await?;
+            for pod in held {
+                self.let_go(&pod.metadata).await?;
             }
             return if view.job.metadata.deleting() {
                 Ok(None)

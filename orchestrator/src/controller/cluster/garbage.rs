@@ -141,14 +141,7 @@ impl GarbageCollector {
         name: &str,
     ) -> Result<(), Status> {
         let target = Target::object(resource, entry.namespace(), entry.name());
-        let change = |current: &Value| {
-            let mut new = current.clone();
-            if let Some(list) = new["metadata"]["finalizers"].as_array_mut() {
-                list.retain(|finalizer| finalizer != name);
-            }
-            Ok(new)
-        };
-        absent_is_fine(self.client.change(target, &change).await.map(drop))
+        self.client.remove_finalizer(target, &entry.uid, name).await
     }
 
     /// An owner that is being deleted with a policy other than background.

@@ -7,7 +7,10 @@
 
 use serde_json::{Value, json};
 
-use super::matching::{self, Claim, Volume, choices, satisfies};
+use super::{
+    matching::{self, Claim, Volume, choices, satisfies},
+    unselect_node, volumes_for,
+};
 use crate::{
     admission::storage::default_class,
     controller::runtime::{

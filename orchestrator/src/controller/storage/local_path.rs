@@ -12,13 +12,14 @@ use serde_json::{Value, json};
 use super::{
     binder::{PROVISIONED_BY, PROVISIONER},
     matching::{Claim, Volume},
+    unselect_node,
 };
 use crate::{
     controller::runtime::{
         Again, Context, Controller, Key, Recorder, Source,
         object::{Head, decode, list, served},
     },
-    registry::{DeleteOptions, Target, client::Client},
+    registry::{DeleteOptions, client::Client},
     resource::storage::{PERSISTENT_VOLUME, PERSISTENT_VOLUME_CLAIM, STORAGE_CLASS},
     scheduler::SELECTED_NODE,
     status::Status,
@@ -192,7 +193,7 @@ impl LocalPathProvisioner {
                     text,
                 );
                 if refusal.is_of_the_node() {
-                    self.give_up_node(claim).await?;
+                    unselect_node(&self.client, about).await?;
                 }
                 Ok(())
             }
@@ -209,20 +210,6 @@ impl LocalPathProvisioner {
         let node: Head = decode(&entry).map_err(|_unreadable| gone())?;
         let hostname = node.metadata.labels.get(HOSTNAME);
         Ok(hostname.unwrap_or(name).clone())
-    }
-
-    /// The scheduler is to choose again.
-    async fn give_up_node(&self, claim: &Claim) -> Result<(), Status> {
-        let meta = &claim.metadata;
-        let target = Target::object(&PERSISTENT_VOLUME_CLAIM, &meta.namespace, &meta.name);
-        let change = |current: &Value| {
-            let mut new = current.clone();
-            if let Some(annotations) = new["metadata"]["annotations"].as_object_mut() {
-                annotations.remove(SELECTED_NODE);
-            }
-            Ok(new)
-        };
-        self.client.change(target, &change).await.map(drop)
     }
 
     /// Deletes a volume whose claim is gone, if it was made here.

@@ -67,7 +67,6 @@ impl User {
     }
 }
 
-/// Takes a finalizer off.
 async fn let_go(
     client: &Client,
     what: &'static Resource,
@@ -75,17 +74,7 @@ async fn let_go(
     finalizer: &str,
 ) -> Result<(), Status> {
     let target = Target::object(what, &meta.namespace, &meta.name);
-    let change = |current: &Value| {
-        let mut new = current.clone();
-        if let Some(list) = new["metadata"]["finalizers"].as_array_mut() {
-            list.retain(|own| own != finalizer);
-        }
-        Ok(new)
-    };
-    match client.change(target, &change).await {
-        Err(status) if !status.is("NotFound") => Err(status),
-        _ => Ok(()),
-    }
+    client.remove_finalizer(target, &meta.uid, finalizer).await
 }
 
 impl ClaimProtection {

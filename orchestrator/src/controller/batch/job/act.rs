@@ -1,9 +1,9 @@
 //! What the Job controller does to pods and Jobs: starts, ends, lets go.
 
 use super::{
-    Again, Arc, BURST, DeleteOptions, Duration, FAILURES, IGNORED, INDEX, Job, JobController, NAME,
-    Pod, Propagation, Status, TRACKING, Target, Timestamp, Value, View, condition, is_ending, json,
-    pods, resource, served, set_condition, stamp, view::Attempt,
+    Again, Arc, BURST, DeleteOptions, Duration, FAILURES, IGNORED, INDEX, Job, JobController, Meta,
+    NAME, Pod, Propagation, Status, TRACKING, Target, Timestamp, Value, View, condition, is_ending,
+    json, pods, resource, served, set_condition, stamp, view::Attempt,
 };
 
 impl JobController {
@@ -38,26 +38,18 @@ impl JobController {
         }
     }
 
-    pub(super) async fn let_go(&self, namespace: &str, name: &str) -> Result<(), Status> {
-        let change = |current: &Value| {
-            let mut new = current.clone();
-            if let Some(list) = new["metadata"]["finalizers"].as_array_mut() {
-                list.retain(|finalizer| finalizer != TRACKING);
-            }
-            Ok(new)
-        };
-        let target = Target::object(served("", "pods"), namespace, name);
-        match self.client.change(target, &change).await {
-            Err(status) if !status.is("NotFound") => Err(status),
-            _ => Ok(()),
-        }
+    /// Gives a pod free that is counted, or counts for nothing.
+    pub(super) async fn let_go(&self, pod: &Meta) -> Result<(), Status> {
+        let target = Target::object(served("", "pods"), &pod.namespace, &pod.name);
+        self.client
+            .remove_finalizer(target, &pod.uid, TRACKING)
+            .await
     }
 
     /// Deletes active pods that are surplus: their end counts for nothing.
     pub(super) async fn discard(&self, surplus: &[Pod]) -> Result<(), Status> {
         for pod in surplus {
-            let meta = &pod.metadata;
-            self.let_go(&meta.namespace, &meta.name).await?;
+            self.let_go(&pod.metadata).await?;
         }
         pods::delete(&self.client, surplus.iter()).await
     }

@@ -29,9 +29,9 @@ impl JobController {
         let mut failed = noted(&view.status, "failed");
         let mut done = view.done();
         let mut fails = None;
-        let mut carrying = BTreeSet::new();
+        let mut carrying = BTreeMap::new();
         for pod in view.uncounted() {
-            carrying.insert(pod.metadata.name.clone());
+            carrying.insert(pod.metadata.name.clone(), pod.metadata.clone());
             let uid = pod.metadata.uid.clone();
             if pod.status.phase == "Succeeded" {
                 let first = !view.wanted().indexed
@@ -60,8 +60,8 @@ impl JobController {
         }
         view.status["uncountedTerminatedPods"] = json!({"succeeded": succeeded, "failed": failed});
         self.write(view).await?;
-        for name in &carrying {
-            self.let_go(&view.job.metadata.namespace, name).await?;
+        for pod in carrying.values() {
+            self.let_go(pod).await?;
         }
         let add = |status: &mut Value, field: &str, more: usize| {
             let sum = status[field].as_i64().unwrap_or(0) + i64::try_from(more).unwrap_or(0);
@@ -73,7 +73,7 @@ impl JobController {
         // The pods are not read anew here: one that has ended since is not
         // counted yet, and its index must not look free.
         for pod in &mut view.pods {
-            if carrying.contains(&pod.metadata.name) {
+            if carrying.contains_key(&pod.metadata.name) {
                 pod.metadata.finalizers.retain(|own| own != TRACKING);
             }
         }

@@ -3,7 +3,7 @@
 use super::{
     BY_HAND, COMPLETED, Claim, Client, Key, NodeInfo, PERSISTENT_VOLUME, PERSISTENT_VOLUME_CLAIM,
     PROVISIONER, PROVISIONER_BETA, SELECTED_NODE, Status, Volume, VolumeBinder, choices,
-    default_class, list, matching, satisfies, served,
+    default_class, list, matching, satisfies, served, unselect_node, volumes_for,
 };
 
 /// Keys of the volumes that a change of the claim concerns.
@@ -116,8 +116,7 @@ impl VolumeBinder {
         });
         let waits = class.as_ref().is_some_and(|class| class.waits) && selected.is_none();
         let node = selected.and_then(|name| self.node(name));
-        let entries = list(&self.client, &PERSISTENT_VOLUME, "")?;
-        let volumes: Vec<Volume> = entries.iter().filter_map(|e| e.decode().ok()).collect();
+        let volumes = volumes_for(&self.client, claim)?;
         let reachable = |volume: &&Volume| {
             volume.is_kept_for(claim) || node.as_ref().is_none_or(|node| volume.is_reachable(node))
         };
@@ -135,7 +134,8 @@ impl VolumeBinder {
             Some(class) if class.provisioner != BY_HAND => {
                 self.order(claim, &class.provisioner).await
             }
-            Some(_) if selected.is_some() => self.give_up_node(claim).await,
+            // The chosen node has no volume any more.
+            Some(_) if selected.is_some() => unselect_node(&self.client, &claim.metadata).await,
             None if !claim.class().is_empty() => {
                 let text = format!("storageclass.storage.k8s.io {:?} not found", claim.class());
                 self.warn(claim, "ProvisioningFailed", text);
@@ -192,15 +192,5 @@ impl VolumeBinder {
         );
         self.tell(claim, "ExternalProvisioning", text);
         Ok(())
-    }
-
-    /// The chosen node has no volume any more: the scheduler chooses again.
-    async fn give_up_node(&self, claim: &Claim) -> Result<(), Status> {
-        self.change(&PERSISTENT_VOLUME_CLAIM, &claim.metadata, "", |new| {
-            if let Some(annotations) = new["metadata"]["annotations"].as_object_mut() {
-                annotations.remove(SELECTED_NODE);
-            }
-        })
-        .await
     }
 }

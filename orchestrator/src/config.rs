@@ -9,7 +9,12 @@ use std::{
 use clap::Args;
 use serde::Deserialize;
 
-use crate::{controller::Controllers, hollow::duration};
+use crate::{controller::Controllers, hollow::duration, tls::authority::LEAF_LIFE};
+
+/// How long Events live if nothing is said.
+const EVENT_TTL: Duration = Duration::from_hours(1);
+/// Certificates that live shorter would be renewed all the time.
+const CERTIFICATE_LIFE_MIN: Duration = Duration::from_mins(20);
 
 /// What `fairlead server` was told. Every setting may also stand in the file
 /// (`--config`), under the flag's name without dashes in front.
@@ -75,6 +80,11 @@ pub struct ServerArgs {
     /// How long Events are kept after they were last told [default: 1h].
     #[arg(long, env = "FAIRLEAD_EVENT_TTL", value_name = "TIME")]
     pub event_ttl: Option<String>,
+
+    /// How long certificates of the server and the admin live; each is
+    /// replaced at two thirds of that [default: 2160h].
+    #[arg(long, env = "FAIRLEAD_CERTIFICATE_LIFE", value_name = "TIME")]
+    pub certificate_life: Option<String>,
 }
 
 /// Settings with everything decided.
@@ -100,6 +110,8 @@ pub struct ServerConfig {
     pub ring_bytes: usize,
     /// How long Events live.
     pub event_ttl: Duration,
+    /// How long issued certificates live.
+    pub certificate_life: Duration,
 }
 
 /// Why settings cannot be used.
@@ -168,7 +180,18 @@ impl ServerArgs {
                 why: format!("{megabytes} is not between 1 and 1024"),
             });
         }
-        let event_ttl = event_ttl(self.event_ttl.or(file.event_ttl))?;
+        let event_ttl = lasting(
+            "event-ttl",
+            self.event_ttl.or(file.event_ttl),
+            EVENT_TTL,
+            Duration::from_millis(1),
+        )?;
+        let certificate_life = lasting(
+            "certificate-life",
+            self.certificate_life.or(file.certificate_life),
+            LEAF_LIFE,
+            CERTIFICATE_LIFE_MIN,
+        )?;
         let disabled_controllers = self
             .disable_controllers
             .or(file.disable_controllers)
@@ -203,21 +226,24 @@ impl ServerArgs {
                 .unwrap_or_else(|| vec!["10.96.0.0/16".to_owned()]),
             ring_bytes: megabytes << 20,
             event_ttl,
+            certificate_life,
         })
     }
 }
 
-/// One hour if nothing is said.
-fn event_ttl(text: Option<String>) -> Result<Duration, ConfigError> {
+/// A time that was said, or the default, if it is long enough.
+fn lasting(
+    setting: &'static str,
+    text: Option<String>,
+    default: Duration,
+    least: Duration,
+) -> Result<Duration, ConfigError> {
     let Some(text) = text else {
-        return Ok(Duration::from_hours(1));
+        return Ok(default);
     };
-    let refuse = |why| ConfigError::Refused {
-        setting: "event-ttl",
-        why,
-    };
+    let refuse = |why| ConfigError::Refused { setting, why };
     match duration(&text).map_err(refuse)? {
-        Duration::ZERO => Err(refuse("events must live for a while".to_owned())),
+        life if life < least => Err(refuse(format!("{text} is less than {least:?}"))),
         life => Ok(life),
     }
 }

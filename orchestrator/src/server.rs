@@ -241,7 +241,10 @@ impl Keys {
             common_name: "fairlead-admin".to_owned(),
             organizations: vec![auth::identity::CLUSTER_ADMINS.to_owned()],
         };
-        let issue = |leaf| Rotating::new(Arc::clone(&authority), leaf, tls::system_clock());
+        let issue = |leaf| {
+            let life = config.certificate_life;
+            Rotating::with_life(Arc::clone(&authority), leaf, life, tls::system_clock())
+        };
         Ok(Self {
             server: issue(server_leaf(config))?,
             admin: issue(admin)?,

@@ -89,6 +89,16 @@ impl Health {
         if one.is_some() && !found {
             return None;
         }
+        let unknown: Vec<&str> = excluded
+            .iter()
+            .map(String::as_str)
+            .filter(|name| !self.checks.iter().any(|check| check.name == *name))
+            .collect();
+        if !unknown.is_empty() {
+            let unknown = unknown.join(", ");
+            writeln!(text, "warn: there is no check {unknown} to exclude")
+                .expect("strings take everything");
+        }
         let verbose = options::value(query, "verbose").is_some();
         let body = match (good, verbose) {
             (true, false) => "ok".to_owned(),

@@ -21,6 +21,7 @@ mod jobs;
 mod kubectl;
 mod leader;
 mod races;
+mod rotation;
 mod services;
 mod tool;
 mod volumes;

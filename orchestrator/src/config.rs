@@ -192,20 +192,11 @@ impl ServerArgs {
             LEAF_LIFE,
             CERTIFICATE_LIFE_MIN,
         )?;
-        let disabled_controllers = self
-            .disable_controllers
-            .or(file.disable_controllers)
-            .unwrap_or_default();
-        let known: Vec<&str> = Controllers::names().collect();
-        if let Some(unknown) = disabled_controllers
-            .iter()
-            .find(|name| !known.contains(&name.as_str()))
-        {
-            return Err(ConfigError::Refused {
-                setting: "disable-controllers",
-                why: format!("{unknown:?} is none of {}", known.join(", ")),
-            });
-        }
+        let disabled_controllers = known_controllers(
+            self.disable_controllers
+                .or(file.disable_controllers)
+                .unwrap_or_default(),
+        )?;
         Ok(ServerConfig {
             disabled_controllers,
             kubeconfig: self
@@ -228,6 +219,19 @@ impl ServerArgs {
             event_ttl,
             certificate_life,
         })
+    }
+}
+
+/// Names of controllers, if there are such.
+fn known_controllers(names: Vec<String>) -> Result<Vec<String>, ConfigError> {
+    let known: Vec<&str> = Controllers::names().collect();
+    let unknown = names.iter().find(|name| !known.contains(&name.as_str()));
+    match unknown {
+        Some(unknown) => Err(ConfigError::Refused {
+            setting: "disable-controllers",
+            why: format!("{unknown:?} is none of {}", known.join(", ")),
+        }),
+        None => Ok(names),
     }
 }
 

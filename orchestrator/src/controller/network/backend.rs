@@ -21,7 +21,7 @@ use crate::{
 /// Says since when a Service's addresses are as they are.
 pub(super) const TRIGGER: &str = "endpoints.kubernetes.io/last-change-trigger-time";
 /// On what belongs to a Service without an address of its own.
-pub(super) const HEADLESS: &str = "service.kubernetes.io/headless";
+const HEADLESS: &str = "service.kubernetes.io/headless";
 
 /// A pod, as far as endpoints go.
 #[derive(Debug, Deserialize)]
@@ -146,6 +146,18 @@ pub(super) fn has_selector(service: &Value) -> bool {
 /// Whether not-ready pods count as ready ones.
 pub(super) fn publishes_all(service: &Value) -> bool {
     service["spec"]["publishNotReadyAddresses"] == json!(true)
+}
+
+/// Labels of what belongs to a Service: its own, and whether it is headless.
+pub(super) fn labels(service: &Value) -> Value {
+    let mut labels = match &service["metadata"]["labels"] {
+        Value::Null => json!({}),
+        labels => labels.clone(),
+    };
+    if service["spec"]["clusterIP"] == "None" {
+        labels[HEADLESS] = "".into();
+    }
+    labels
 }
 
 /// The described Service.

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde_json::{Value, json};
 
 use super::{
-    backend::{self, Backend, HEADLESS, family, has_selector, services},
+    backend::{self, Backend, family, has_selector, services},
     slices::{self, Endpoints, Kind, Parent, Slices},
 };
 use crate::{
@@ -115,17 +115,6 @@ impl EndpointSliceController {
     }
 }
 
-fn labels(service: &Value) -> Value {
-    let mut labels = match &service["metadata"]["labels"] {
-        Value::Null => json!({}),
-        labels => labels.clone(),
-    };
-    if service["spec"]["clusterIP"] == "None" {
-        labels[HEADLESS] = "".into();
-    }
-    labels
-}
-
 impl Controller for EndpointSliceController {
     fn name(&self) -> &'static str {
         NAME
@@ -158,7 +147,7 @@ impl Controller for EndpointSliceController {
             namespace,
             service: name,
             owner: controlled_by(services(), &meta),
-            labels: labels(&service),
+            labels: backend::labels(&service),
             annotations: json!({}),
             families,
         };

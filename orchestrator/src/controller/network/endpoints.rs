@@ -8,7 +8,7 @@ use std::{
 
 use serde_json::{Value, json};
 
-use super::backend::{self, Backend, HEADLESS, TRIGGER, family, has_selector, services};
+use super::backend::{self, Backend, TRIGGER, family, has_selector, services};
 use crate::{
     controller::{
         apps::replicaset::is_ending,
@@ -151,18 +151,6 @@ fn address(service: &Value, pod: &Backend, ip: &str) -> Value {
     address
 }
 
-fn labels(service: &Value) -> Value {
-    let mut labels = match &service["metadata"]["labels"] {
-        Value::Null => json!({}),
-        labels => labels.clone(),
-    };
-    if service["spec"]["clusterIP"] == "None" {
-        labels[HEADLESS] = "".into();
-    }
-    labels[MANAGED_BY] = NAME.into();
-    labels
-}
-
 impl EndpointsController {
     /// Over its context.
     pub fn new(context: &Context) -> Self {
@@ -266,7 +254,8 @@ impl Controller for EndpointsController {
         }
         let pods = backend::of_service(&self.client, &service)?;
         let (subsets, truncated) = subsets(&service, &pods);
-        let labels = labels(&service);
+        let mut labels = backend::labels(&service);
+        labels[MANAGED_BY] = NAME.into();
         let written = self.write((namespace, name), &labels, subsets, truncated);
         match written.await {
             Err(status) if is_ending(&status) => Ok(None),

@@ -110,6 +110,48 @@ fn plugin() -> PathBuf {
     named.unwrap_or_else(|| process::program("fairlead-cni"))
 }
 
+/// `plugins`: `ptp`, then ours.
+fn figures(plugins: &[Plugin; 3], dual: &Plugin) -> Vec<Value> {
+    let size = std::fs::metadata(plugin()).unwrap().len();
+    let [ptp, ours @ ..] = plugins;
+    let mut figures = Vec::new();
+    for plugin in plugins.iter().chain([dual]) {
+        figures.push(figure(
+            &format!("{}: ADD", plugin.name),
+            median(&plugin.add),
+            "ms",
+            None,
+        ));
+        figures.push(figure(
+            &format!("{}: DEL", plugin.name),
+            median(&plugin.del),
+            "ms",
+            None,
+        ));
+    }
+    for plugin in ours {
+        for (verb, time, peer, limit) in [
+            ("ADD", &plugin.add, &ptp.add, Some(ADD_AT_MOST)),
+            ("DEL", &plugin.del, &ptp.del, None),
+        ] {
+            let ratio = median(time) / median(peer);
+            figures.push(figure(
+                &format!("{}: {verb} of ptp's", plugin.name),
+                ratio,
+                "x",
+                limit,
+            ));
+        }
+    }
+    figures.push(figure(
+        "size of the plugin",
+        f64::from(u32::try_from(size / 1024).unwrap()),
+        "KiB",
+        None,
+    ));
+    figures
+}
+
 fn main() {
     let quick = std::env::args().any(|argument| argument == "--quick");
     let rounds = if quick { ROUNDS_QUICK } else { ROUNDS };
@@ -145,42 +187,6 @@ fn main() {
             dual.round(number);
         }
     });
-    let size = std::fs::metadata(plugin()).unwrap().len();
-    let [ptp, ours @ ..] = &plugins;
-    let mut figures = Vec::new();
-    for plugin in plugins.iter().chain([&dual]) {
-        figures.push(figure(
-            &format!("{}: ADD", plugin.name),
-            median(&plugin.add),
-            "ms",
-            None,
-        ));
-        figures.push(figure(
-            &format!("{}: DEL", plugin.name),
-            median(&plugin.del),
-            "ms",
-            None,
-        ));
-    }
-    for plugin in ours {
-        for (verb, time, peer, limit) in [
-            ("ADD", &plugin.add, &ptp.add, Some(ADD_AT_MOST)),
-            ("DEL", &plugin.del, &ptp.del, None),
-        ] {
-            let ratio = median(time) / median(peer);
-            figures.push(figure(
-                &format!("{}: {verb} of ptp's", plugin.name),
-                ratio,
-                "x",
-                limit,
-            ));
-        }
-    }
-    figures.push(figure(
-        "size of the plugin",
-        f64::from(u32::try_from(size / 1024).unwrap()),
-        "KiB",
-        None,
-    ));
+    let figures = figures(&plugins, &dual);
     println!("{}", json!({"suite": "cni", "figures": figures}));
 }

@@ -1,14 +1,17 @@
 //! `cleanup`: removes every trace, in the order that lets go of traffic first.
 
+use std::error::Error;
 use std::io::{self, Write};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+use proxy_ebpf::abi::pin;
 use proxy_ebpf::record::path;
 use serde_json::json;
 
 use super::{Outcome, Output, PlaceArgs};
+use crate::netlink::Netlink;
 
 pub(super) fn cleanup(
     place: &PlaceArgs,
@@ -29,6 +32,7 @@ pub(super) fn cleanup(
         Ok(files) => removed.extend(files),
         Err(error) => errors.push(format!("cannot remove {}: {error}", path.display())),
     };
+    let filters = remove_filters();
     let root = place.bpffs.join("fairlead");
     // Every version's; programs are detached before their maps go.
     for version in versions(&root) {
@@ -39,6 +43,10 @@ pub(super) fn cleanup(
     remove(socket);
     if let Some(state_dir) = state_dir {
         remove(&state_dir.join(path::ENDPOINTS));
+    }
+    match filters {
+        Ok(filters) => removed.extend(filters),
+        Err(error) => errors.push(format!("cannot remove the filters of pods: {error}")),
     }
     let mut out = io::stdout().lock();
     if output == Output::Json {
@@ -60,6 +68,19 @@ pub(super) fn cleanup(
     } else {
         ExitCode::FAILURE
     })
+}
+
+/// Takes the programs off the pods' host interfaces of this network namespace.
+fn remove_filters() -> Result<Vec<PathBuf>, Box<dyn Error + Send + Sync>> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    let names = [pin::POD_OUT, pin::POD_IN];
+    let removed = runtime.block_on(async { Netlink::open()?.remove_filters(&names).await })?;
+    Ok(removed
+        .iter()
+        .map(|name| Path::new("filter").join(name))
+        .collect())
 }
 
 fn versions(root: &Path) -> Vec<PathBuf> {

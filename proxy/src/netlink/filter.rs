@@ -76,19 +76,62 @@ impl Netlink {
         Ok(there.is_none())
     }
 
+    /// Removes our filters from every interface of this namespace, and the
+    /// qdisc where nobody else's is on it. `<interface>-<program>` of each.
+    pub async fn remove_filters(&self, names: &[&str]) -> Result<Vec<String>, NetlinkError> {
+        let mut removed = Vec::new();
+        for (interface, ifindex) in self.node().await?.interfaces {
+            let mut others = false;
+            let mut ours = Vec::new();
+            for side in [Side::Ingress, Side::Egress] {
+                for message in self.filters(ifindex, side).await? {
+                    match options(&message).find_map(name) {
+                        Some(name) if is_ours(&message) && names.contains(&name) => {
+                            ours.push((format!("{interface}-{name}"), side));
+                        }
+                        // A list begins with the priority itself, under no handle.
+                        _ => others |= message.header.handle != TcHandle::UNSPEC,
+                    }
+                }
+            }
+            for (name, side) in &ours {
+                let message = RouteNetlinkMessage::DelTrafficFilter(place(ifindex, *side));
+                self.tell(message, 0)
+                    .await
+                    .map_err(failed("remove a pod's filter"))?;
+                removed.push(name.clone());
+            }
+            if !ours.is_empty() && !others {
+                let message = RouteNetlinkMessage::DelQueueDiscipline(clsact(ifindex));
+                self.tell(message, 0)
+                    .await
+                    .map_err(failed("remove a clsact qdisc"))?;
+            }
+        }
+        Ok(removed)
+    }
+
     /// The id of the program that is our filter on a side.
     async fn filter_program(&self, ifindex: u32, side: Side) -> Result<Option<u32>, NetlinkError> {
+        let found = self.filters(ifindex, side).await?;
+        let ours = found.iter().find(|message| is_ours(message));
+        Ok(ours.and_then(|message| {
+            options(message).find_map(|option| match option {
+                TcFilterBpfOption::ProgId(id) => Some(*id),
+                _ => None,
+            })
+        }))
+    }
+
+    /// All filters of a side.
+    async fn filters(&self, ifindex: u32, side: Side) -> Result<Vec<TcMessage>, NetlinkError> {
         let request = self.handle.traffic_filter(ifindex.cast_signed()).get();
         let request = match side {
             Side::Ingress => request.ingress(),
             Side::Egress => request.egress(),
         };
-        let found: Vec<TcMessage> = request
-            .execute()
-            .try_collect()
-            .await
-            .map_err(failed("list a pod's filters"))?;
-        Ok(found.iter().find_map(program))
+        let found = request.execute().try_collect().await;
+        found.map_err(failed("list the filters of an interface"))
     }
 
     /// Sends a request that is only acknowledged.
@@ -124,36 +167,51 @@ fn clsact(ifindex: u32) -> TcMessage {
     message
 }
 
-fn wanted(ifindex: u32, filter: &Filter<'_>) -> TcMessage {
+/// Our filter of a side, without what it does.
+fn place(ifindex: u32, side: Side) -> TcMessage {
     let mut message = message(ifindex);
-    message.header.parent = filter.side.parent();
+    message.header.parent = side.parent();
     message.header.handle = HANDLE.into();
     message.header.info = u32::from(PRIORITY) << 16 | u32::from(ALL_PROTOCOLS);
-    let program = filter.program.as_raw_fd().cast_unsigned();
-    message.attributes = vec![
-        TcAttribute::Kind(TcFilterBpf::KIND.to_owned()),
-        TcAttribute::Options(vec![
-            TcOption::Bpf(TcFilterBpfOption::ProgFd(program)),
-            TcOption::Bpf(TcFilterBpfOption::ProgName(filter.name.to_owned())),
-            TcOption::Bpf(TcFilterBpfOption::Flags(TcBpfFlags::DirectAction)),
-        ]),
-    ];
+    message.attributes = vec![TcAttribute::Kind(TcFilterBpf::KIND.to_owned())];
     message
 }
 
-/// The program of a message that is about our filter.
-fn program(message: &TcMessage) -> Option<u32> {
+fn wanted(ifindex: u32, filter: &Filter<'_>) -> TcMessage {
+    let mut message = place(ifindex, filter.side);
+    let program = filter.program.as_raw_fd().cast_unsigned();
+    message.attributes.push(TcAttribute::Options(vec![
+        TcOption::Bpf(TcFilterBpfOption::ProgFd(program)),
+        TcOption::Bpf(TcFilterBpfOption::ProgName(filter.name.to_owned())),
+        TcOption::Bpf(TcFilterBpfOption::Flags(TcBpfFlags::DirectAction)),
+    ]));
+    message
+}
+
+/// Whether a message is about what is in our place.
+fn is_ours(message: &TcMessage) -> bool {
     let header = &message.header;
-    if header.handle != HANDLE.into() || header.info >> 16 != u32::from(PRIORITY) {
-        return None;
-    }
-    message.attributes.iter().find_map(|attribute| {
-        let TcAttribute::Options(options) = attribute else {
-            return None;
-        };
-        options.iter().find_map(|option| match option {
-            TcOption::Bpf(TcFilterBpfOption::ProgId(id)) => Some(*id),
+    header.handle == HANDLE.into() && header.info >> 16 == u32::from(PRIORITY)
+}
+
+/// What a message says of a BPF filter.
+fn options(message: &TcMessage) -> impl Iterator<Item = &TcFilterBpfOption> {
+    let options = message
+        .attributes
+        .iter()
+        .filter_map(|attribute| match attribute {
+            TcAttribute::Options(options) => Some(options),
             _ => None,
-        })
+        });
+    options.flatten().filter_map(|option| match option {
+        TcOption::Bpf(option) => Some(option),
+        _ => None,
     })
+}
+
+fn name(option: &TcFilterBpfOption) -> Option<&str> {
+    match option {
+        TcFilterBpfOption::ProgName(name) => Some(name),
+        _ => None,
+    }
 }

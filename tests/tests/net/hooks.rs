@@ -5,6 +5,7 @@ use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::time::{Duration, Instant};
 
+use fairlead_proxy::datapath::load::Pins;
 use fairlead_tests::namespace::Namespace;
 use fairlead_tests::node::Node;
 use fairlead_tests::traffic::{Met, Server, Transport, probe};
@@ -72,6 +73,46 @@ fn programs_that_somebody_took_off_an_interface_come_back() {
     let status = node.ask(&["status"]);
     assert!(status["repairs"]["link"].as_u64() >= Some(4), "{status}");
     drop(server);
+}
+
+#[test]
+fn cleanup_takes_the_programs_off_and_leaves_other_filters() {
+    require!(Root, Bpf, Program("tc"));
+    let mut node = Node::new("hooks");
+    node.start_daemon();
+    let one = add(&node, "one", &json!({}));
+    let other = add(&node, "other", &json!({}));
+    let theirs = format!("dev {} ingress", one.host);
+    let program = Pins::below(node.bpf.path()).object("pod_out");
+    let program = program.display();
+    tc(
+        &node,
+        &format!("filter add {theirs} pref 7 bpf da object-pinned {program}"),
+    );
+    node.daemon.as_mut().unwrap().stop();
+    let mut command = node.proxy(&["cleanup", "--bpffs"]);
+    command
+        .arg(node.bpf.path())
+        .arg("--socket")
+        .arg(node.socket());
+    let said = process::run(&mut command);
+    assert!(said.contains(&format!("{}-pod_out", one.host)), "{said}");
+    let left = tc(&node, &format!("filter show {theirs}"));
+    assert!(
+        left.contains("pref 7 ") && !left.contains("pref 1 "),
+        "{left}"
+    );
+    let left = tc(&node, &format!("filter show dev {} egress", one.host));
+    assert!(!left.contains("pref 1 "), "{left}");
+    let qdiscs = tc(&node, &format!("qdisc show dev {}", other.host));
+    assert!(!qdiscs.contains("clsact"), "{qdiscs}");
+    let again = process::run(&mut command);
+    assert!(again.contains("nothing to remove"), "{again}");
+    // The pods are plainly routed now, and can still be removed.
+    for (id, pod) in [("one", one), ("other", other)] {
+        let output = node.cni("DEL", &pod.namespace, id, "", &node.network());
+        assert!(output.status.success(), "{output:?}");
+    }
 }
 
 #[test]

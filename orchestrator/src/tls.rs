@@ -10,6 +10,7 @@ pub mod authority;
 pub mod disk;
 pub mod kubeconfig;
 pub mod listen;
+mod pack;
 pub mod peer;
 pub mod request;
 pub mod rotate;

@@ -28,6 +28,7 @@ use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
 use super::WallClock;
+use super::pack::Packed;
 use super::peer::{ClientVerifier, Deferred, Peer};
 use super::rotate::Rotating;
 
@@ -254,7 +255,8 @@ async fn connection<S, B>(
         }
     };
     let ended = if stream.get_ref().1.alpn_protocol() == Some(b"h2") {
-        let served = http2(limits).serve_connection(TokioIo::new(stream), service);
+        let stream = TokioIo::new(Packed::new(stream));
+        let served = http2(limits).serve_connection(stream, service);
         let mut served = pin!(served);
         tokio::select! {
             ended = served.as_mut() => ended,

@@ -1,4 +1,7 @@
-//! Watches: a task per watcher between the ring and the client.
+//! Watches: between the ring and the client.
+//!
+//! A watch has no task of its own: its response body, when the connection asks
+//! it for the next frame, drives what makes the frames.
 
 use std::{
     pin::Pin,
@@ -109,12 +112,15 @@ impl Api {
             _permit: permit,
         };
         let gauge = self.metrics.watching(resource);
-        tokio::spawn(async move {
+        let run = Box::pin(async move {
             let _gauge = gauge;
             task.run(begun, life).await;
         });
         let mut response = respond::json(StatusCode::OK, Bytes::new());
-        *response.body_mut() = Body::new(Frames(receiver));
+        *response.body_mut() = Body::new(Frames {
+            run: Some(run),
+            ready: receiver,
+        });
         Ok(response)
     }
 }
@@ -229,7 +235,6 @@ impl Task {
                     }
                     return Ok(());
                 }
-                () = self.frames.closed() => return Err(Gone),
             }
         }
     }
@@ -396,8 +401,12 @@ fn line(batch: &mut BytesMut, label: &str, object: &[u8]) {
     batch.extend_from_slice(b"}\n");
 }
 
-/// A watch's response body.
-struct Frames(mpsc::Receiver<Bytes>);
+/// A watch's response body. Dropping it ends the watch.
+struct Frames {
+    /// What makes the frames; `None` when it is done.
+    run: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
+    ready: mpsc::Receiver<Bytes>,
+}
 
 impl hyper::body::Body for Frames {
     type Data = Bytes;
@@ -407,8 +416,17 @@ impl hyper::body::Body for Frames {
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
-        self.0
-            .poll_recv(context)
-            .map(|bytes| bytes.map(|bytes| Ok(Frame::data(bytes))))
+        // What is ready goes first: only an empty channel lets the future go on.
+        let next = match self.ready.poll_recv(context) {
+            Poll::Pending => {
+                let run = self.run.as_mut().map(|run| run.as_mut().poll(context));
+                if matches!(run, Some(Poll::Ready(()))) {
+                    self.run = None;
+                }
+                self.ready.poll_recv(context)
+            }
+            ready => ready,
+        };
+        next.map(|bytes| bytes.map(|bytes| Ok(Frame::data(bytes))))
     }
 }

@@ -69,7 +69,7 @@ impl<'v> At<'v> {
         let path = if self.path.is_empty() {
             name.to_owned()
         } else {
-            format!("{}.{name}", self.path)
+            [&*self.path, ".", name].concat()
         };
         Self {
             value: self.value.get(name).unwrap_or(&NULL),

@@ -383,14 +383,13 @@ pub fn track_update(writer: &Writer<'_>, live: Option<&Value>, new: &mut Value) 
     let empty = json!({});
     let before = live.unwrap_or(&empty);
     let mut managed = sent_or_live(writer, before, new);
-    let mut bare = before.clone();
-    managed::strip(&mut bare);
     managed::strip(new);
     // An object that was never tracked stays so.
     if managed.0.is_empty() && live.is_some() {
         return;
     }
-    let mut found = compare(writer.shape(), live.map(|_| &bare), Some(new));
+    let mut found = compare(writer.shape(), live, Some(new));
+    found.exclude(&["metadata", "managedFields"]);
     writer.reset.iter().for_each(|path| found.exclude(path));
     let mut set = writer.ownable(found.set());
     for path in ALWAYS_THERE {

@@ -166,17 +166,16 @@ pub(super) fn count_generation(resource: &Resource, new: &mut Value, old: &Value
     if !resource.generation {
         return;
     }
-    let desired = |object: &Value| -> Map<String, Value> {
-        let fields = object.as_object().into_iter().flatten();
-        fields
-            .filter(|(key, _)| !matches!(key.as_str(), "metadata" | "status"))
-            .map(|(key, value)| (key.clone(), value.clone()))
-            .collect()
-    };
-    if desired(new) != desired(old) {
+    if !desired(new).eq(desired(old)) {
         let generation = old["metadata"]["generation"].as_i64().unwrap_or(0);
         new["metadata"]["generation"] = json!(generation + 1);
     }
+}
+
+/// What its owner wants of an object, in the order of the fields' names.
+fn desired(object: &Value) -> impl Iterator<Item = (&String, &Value)> {
+    let fields = object.as_object().into_iter().flatten();
+    fields.filter(|(key, _)| !matches!(key.as_str(), "metadata" | "status"))
 }
 
 /// Empty maps and lists of metadata are not kept, as upstream's encoder omits them.

@@ -165,15 +165,41 @@ impl Comparison {
     }
 
     fn put(&mut self, element: &str, below: Self) {
-        self.added.put(element.to_owned(), below.added);
-        self.modified.put(element.to_owned(), below.modified);
-        self.removed.put(element.to_owned(), below.removed);
+        let sets = [
+            (&mut self.added, below.added),
+            (&mut self.modified, below.modified),
+            (&mut self.removed, below.removed),
+        ];
+        for (set, below) in sets {
+            if !below.is_empty() {
+                set.below.insert(element.to_owned(), below);
+            }
+        }
+    }
+
+    /// Compares maps and objects field by field; of what is as it was, not even the name is made.
+    fn put_fields(&mut self, shape: Shape<'_>, old: Option<&Value>, new: Option<&Value>) {
+        let empty = Map::new();
+        let old = old.and_then(Value::as_object).unwrap_or(&empty);
+        let new = new.and_then(Value::as_object).unwrap_or(&empty);
+        let gone = old.keys().filter(|name| !new.contains_key(*name));
+        for name in new.keys().chain(gone) {
+            let (old, new) = (old.get(name), new.get(name));
+            if old != new {
+                let below = compare(shape.field(name), old, new);
+                self.put(&format!("f:{name}"), below);
+            }
+        }
     }
 }
 
 /// Compares two values of one shape; `None` is one that is not there.
 pub(super) fn compare(shape: Shape<'_>, old: Option<&Value>, new: Option<&Value>) -> Comparison {
     let mut found = Comparison::default();
+    // Most of what an update touches is as it was.
+    if old.is_some() && old == new {
+        return found;
+    }
     let empty = |value: Option<&Value>| match (shape, value) {
         (Shape::Object(_) | Shape::Map(_), Some(Value::Object(fields))) => fields.is_empty(),
         (Shape::Set | Shape::Keyed(..), Some(Value::Array(items))) => items.is_empty(),
@@ -181,6 +207,8 @@ pub(super) fn compare(shape: Shape<'_>, old: Option<&Value>, new: Option<&Value>
     };
     if matches!(shape, Shape::Leaf) || (empty(old) && empty(new)) {
         found.modified.member = old.is_some() && new.is_some() && old != new;
+    } else if matches!(shape, Shape::Object(_) | Shape::Map(_)) {
+        found.put_fields(shape, old, new);
     } else {
         for (element, (shape, old, new)) in pairs(shape, old, new) {
             found.put(&element, compare_all(shape, &old, &new));
@@ -209,7 +237,7 @@ fn compare_all(shape: Shape<'_>, old: &[&Value], new: &[&Value]) -> Comparison {
 
 type Pair<'a> = (Shape<'a>, Vec<&'a Value>, Vec<&'a Value>);
 
-/// The parts of two values, matched by path element.
+/// The items of two lists, matched by path element.
 fn pairs<'a>(
     shape: Shape<'a>,
     old: Option<&'a Value>,
@@ -224,20 +252,10 @@ fn pairs<'a>(
             let side = if is_new { &mut pair.2 } else { &mut pair.1 };
             side.push(value);
         };
-        match (shape, value) {
-            (Shape::Object(_) | Shape::Map(_), Some(Value::Object(fields))) => {
-                for (name, value) in fields {
-                    put(format!("f:{name}"), shape.field(name), value);
-                }
+        for item in value.and_then(Value::as_array).into_iter().flatten() {
+            if let Ok(element) = shape.element(item) {
+                put(element, shape.item(), item);
             }
-            (Shape::Set | Shape::Keyed(..), Some(Value::Array(items))) => {
-                for item in items {
-                    if let Ok(element) = shape.element(item) {
-                        put(element, shape.item(), item);
-                    }
-                }
-            }
-            _ => {}
         }
     }
     pairs

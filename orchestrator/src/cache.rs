@@ -116,11 +116,10 @@ impl Cache {
         let mut loaded = 0;
         for cache in self.by_resource.values() {
             let prefix = format!("{}/", cache.resource.key);
-            let rows = store.range(&prefix)?;
             let mut state = cache.state.write().expect("no writer panics");
-            for row in rows {
+            store.range(&prefix, &mut |row| {
                 let Some(key) = row.key.strip_prefix(&prefix) else {
-                    continue;
+                    return;
                 };
                 let built = Entry::parse(cache.resource, key, row.revision, &row.value, "ADDED");
                 match built {
@@ -133,7 +132,7 @@ impl Cache {
                         tracing::error!(key = row.key, %error, "an object cannot be read and is left out");
                     }
                 }
-            }
+            })?;
         }
         Ok(loaded)
     }

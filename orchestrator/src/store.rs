@@ -109,11 +109,11 @@ pub trait Store: Send + Sync {
     /// [`StoreError`] if the engine fails.
     fn get(&self, key: &str) -> Result<Option<Stored>, StoreError>;
 
-    /// Everything whose key starts with `prefix`, in key order.
+    /// Shows everything whose key starts with `prefix` to `each`, in key order.
     ///
     /// # Errors
-    /// [`StoreError`] if the engine fails.
-    fn range(&self, prefix: &str) -> Result<Vec<Stored>, StoreError>;
+    /// [`StoreError`] if the engine fails; `each` may have seen a part by then.
+    fn range(&self, prefix: &str, each: &mut dyn FnMut(Stored)) -> Result<(), StoreError>;
 
     /// Takes all writes or none.
     fn commit(&self, batch: Vec<Write>) -> Commit;

@@ -49,12 +49,6 @@ pub enum EntryError {
 }
 
 #[derive(Deserialize)]
-struct Head<'a> {
-    #[serde(borrow)]
-    metadata: Metadata<'a>,
-}
-
-#[derive(Deserialize)]
 struct Metadata<'a> {
     #[serde(borrow, default)]
     uid: Cow<'a, str>,
@@ -85,26 +79,19 @@ impl Entry {
         stored: &[u8],
         label: &'static str,
     ) -> Result<(Arc<Self>, Bytes), EntryError> {
-        let head: Head<'_> = serde_json::from_slice(stored)?;
-        let labels = head
-            .metadata
+        let mut levels = Levels(vec![("", serde_json::from_slice(stored)?)]);
+        let metadata = levels.value("metadata").ok_or(EntryError::NoMetadata)?;
+        let metadata: Metadata<'_> = serde_json::from_str(metadata.get())?;
+        let labels = metadata
             .labels
             .iter()
             .map(|(k, v)| (Box::from(&**k), Box::from(&**v)))
             .collect();
-        let fields = if resource.fields.is_empty() {
-            Box::default()
-        } else {
-            let top: BTreeMap<Cow<'_, str>, &RawValue> = serde_json::from_slice(stored)?;
-            resource
-                .fields
-                .iter()
-                .map(|f| field(&top, f.pointer, f.default))
-                .collect()
-        };
+        let fields = resource.fields.iter();
+        let fields = fields.map(|f| levels.text(f.pointer, f.default)).collect();
         let (frame, bytes) = frame(stored, revision, label)?;
-        let uid = Box::from(&*head.metadata.uid);
-        let owners = &head.metadata.owners;
+        let uid = Box::from(&*metadata.uid);
+        let owners = &metadata.owners;
         let controller = owners.iter().position(|o| o.controller == Some(true));
         let owners = owners.iter().map(|o| Box::from(&*o.uid)).collect();
         Ok((
@@ -252,19 +239,35 @@ fn find(haystack: &[u8], needle: &[u8]) -> Option<usize> {
         .position(|window| window == needle)
 }
 
-/// Follows `pointer` (`spec.nodeName`) into raw JSON.
-fn field(top: &BTreeMap<Cow<'_, str>, &RawValue>, pointer: &str, default: &str) -> Box<str> {
-    let mut path = pointer.split('.');
-    let mut at = path.next().and_then(|first| top.get(first).copied());
-    for step in path {
-        at = at.and_then(|raw| {
-            let level: BTreeMap<Cow<'_, str>, &RawValue> = serde_json::from_str(raw.get()).ok()?;
-            level.get(step).copied()
-        });
+/// An object of raw JSON, one level deep.
+type Level<'a> = BTreeMap<Cow<'a, str>, &'a RawValue>;
+
+/// Objects within a document by their path (`""`, `spec`), each read once.
+struct Levels<'a>(Vec<(&'static str, Level<'a>)>);
+
+impl<'a> Levels<'a> {
+    fn value(&mut self, path: &'static str) -> Option<&'a RawValue> {
+        let (parent, last) = path.rsplit_once('.').unwrap_or(("", path));
+        let index = match self.0.iter().position(|(known, _)| *known == parent) {
+            Some(index) => index,
+            None => {
+                let raw = self.value(parent);
+                let level = raw.and_then(|raw| serde_json::from_str(raw.get()).ok());
+                self.0.push((parent, level.unwrap_or_default()));
+                self.0.len() - 1
+            }
+        };
+        self.0.get(index)?.1.get(last).copied()
     }
-    let Some(raw) = at else { return default.into() };
-    match serde_json::from_str::<Cow<'_, str>>(raw.get()) {
-        Ok(text) => text.into(),
-        Err(_) => raw.get().into(), // booleans and numbers as they are written
+
+    /// A scalar as selectors compare it.
+    fn text(&mut self, path: &'static str, default: &str) -> Box<str> {
+        let Some(raw) = self.value(path) else {
+            return default.into();
+        };
+        match serde_json::from_str::<Cow<'_, str>>(raw.get()) {
+            Ok(text) => text.into(),
+            Err(_) => raw.get().into(), // booleans and numbers as they are written
+        }
     }
 }

@@ -142,17 +142,18 @@ impl Store for SqliteStore {
         Ok(select.query_row([key], row).optional()?)
     }
 
-    fn range(&self, prefix: &str) -> Result<Vec<Stored>, StoreError> {
+    fn range(&self, prefix: &str, each: &mut dyn FnMut(Stored)) -> Result<(), StoreError> {
         let reader = self.reader.lock().expect("no reader panics");
         let mut select = reader.prepare_cached(
             "SELECT key, value, revision FROM objects WHERE key >= ?1 AND key < ?2 ORDER BY key",
         )?;
         // Keys are UTF-8, so no key can reach U+10FFFF as its next character.
         let end = format!("{prefix}\u{10ffff}");
-        let rows = select
-            .query_map([prefix, &end], row)?
-            .collect::<Result<_, _>>()?;
-        Ok(rows)
+        let mut rows = select.query([prefix, &end])?;
+        while let Some(found) = rows.next()? {
+            each(row(found)?);
+        }
+        Ok(())
     }
 
     fn commit(&self, batch: Vec<Write>) -> Commit {

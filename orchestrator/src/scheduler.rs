@@ -236,7 +236,7 @@ impl Scheduler {
             self.assumed.remove(&pod.key);
             let minds = !pod.meta.labels.is_empty();
             self.nodes.put(pod);
-            return minds && self.queue.depths().2 > 0;
+            return minds && self.queue.has_refused();
         }
         if !pod.is_waiting() || self.assumed.contains_key(&pod.key) {
             if !pod.is_waiting() {

@@ -5,7 +5,7 @@
 //! doubles up to ten each time.
 
 use std::{
-    collections::{BTreeSet, HashMap},
+    collections::{BTreeSet, HashMap, HashSet},
     sync::Arc,
     time::Duration,
 };
@@ -27,6 +27,8 @@ pub struct Queue {
     pods: HashMap<Arc<str>, Waiting>,
     active: BTreeSet<Rank>,
     resting: BTreeSet<(Timestamp, Arc<str>)>,
+    /// Those that wait for an event.
+    refused: HashSet<Arc<str>>,
 }
 
 #[derive(Debug)]
@@ -102,7 +104,10 @@ impl Queue {
             Place::Backoff(at) => {
                 self.resting.remove(&(at, Arc::clone(&waiting.pod.key)));
             }
-            Place::Refused(..) | Place::Taken => {}
+            Place::Refused(..) => {
+                self.refused.remove(&waiting.pod.key);
+            }
+            Place::Taken => {}
         }
     }
 
@@ -132,6 +137,7 @@ impl Queue {
     pub fn refused(&mut self, key: &str, wakes: u8, now: Timestamp) {
         if let Some(waiting) = self.pods.get_mut(key) {
             waiting.place = Place::Refused(wakes, later(now, backoff(waiting.attempts)));
+            self.refused.insert(Arc::clone(&waiting.pod.key));
         }
     }
 
@@ -146,12 +152,15 @@ impl Queue {
 
     /// Something happened that may help.
     pub fn wake(&mut self, events: u8, now: Timestamp) {
-        for (key, waiting) in &mut self.pods {
+        self.refused.retain(|key| {
+            let Some(waiting) = self.pods.get_mut(key) else {
+                return false;
+            };
             let Place::Refused(wakes, at) = waiting.place else {
-                continue;
+                return false;
             };
             if wakes & events == 0 {
-                continue;
+                return true;
             }
             if at <= now {
                 waiting.place = Place::Active;
@@ -160,7 +169,13 @@ impl Queue {
                 waiting.place = Place::Backoff(at);
                 self.resting.insert((at, Arc::clone(key)));
             }
-        }
+            false
+        });
+    }
+
+    /// Whether a pod waits for an event.
+    pub fn has_refused(&self) -> bool {
+        !self.refused.is_empty()
     }
 
     /// Whether a pod can be decided on now.
@@ -175,11 +190,7 @@ impl Queue {
 
     /// Pods by state: active, resting, refused.
     pub fn depths(&self) -> (usize, usize, usize) {
-        let refused = self
-            .pods
-            .values()
-            .filter(|w| matches!(w.place, Place::Refused(..)));
-        (self.active.len(), self.resting.len(), refused.count())
+        (self.active.len(), self.resting.len(), self.refused.len())
     }
 }
 

@@ -99,6 +99,10 @@ fn quantile(samples: &[f64], share: f64) -> f64 {
     sorted[index.clamp(1, sorted.len()) - 1]
 }
 
+fn to_f64(count: usize) -> f64 {
+    f64::from(u32::try_from(count).unwrap())
+}
+
 fn millis(duration: Duration) -> f64 {
     duration.as_secs_f64() * 1000.0
 }
@@ -131,22 +135,29 @@ async fn idle(report: &mut Report, effort: Effort) {
 async fn writes(report: &mut Report, effort: Effort) {
     let directory = Directory::new("api-writes");
     let server = Server::start(directory.path(), &[]).await;
-    let (creates, replaces) =
-        objects::writes(&server.connector, CLIENTS, "writes", effort.writing).await;
-    let name = format!("durable creates by {CLIENTS} clients");
-    report.at_least(&name, creates, "/s", 3000.0);
-    let name = format!("durable replacements by {CLIENTS} clients");
-    report.at_least(&name, replaces, "/s", 3000.0);
+    let both = objects::writes(&server, CLIENTS, "writes", effort.writing).await;
+    for (what, writes) in ["creates", "replacements"].iter().zip(both) {
+        let name = format!("durable {what} by {CLIENTS} clients");
+        report.at_least(&name, writes.rate, "/s", 3000.0);
+        report.info(&format!("{name}: server's CPU, each"), writes.cost, "us");
+    }
 }
 
 async fn watch(report: &mut Report, effort: Effort) {
     let directory = Directory::new("api-watch");
     let server = Server::start(directory.path(), &[]).await;
     let watchers = (WATCHERS, CONNECTIONS);
-    let took = watch::deliveries(&server.connector, "few", watchers, effort.events).await;
+    let took = watch::deliveries(&server.connector, "few", watchers, effort.events);
+    let (took, seconds) = server.cost(took).await;
+    let events = took.len();
     let name = format!("{WATCHERS} watchers, {CONNECTIONS} connections: write to last delivery");
     report.info(&format!("{name}, median"), quantile(&took, 0.5), "ms");
     report.at_most(&format!("{name}, p99"), quantile(&took, 0.99), "ms", 25.0);
+    report.info(
+        &format!("{name}: server's CPU, each write"),
+        seconds * 1e6 / to_f64(events),
+        "us",
+    );
     let watchers = (WATCHERS, WATCHERS);
     let took = watch::deliveries(&server.connector, "many", watchers, effort.events).await;
     let name = format!("{WATCHERS} watchers, each its own connection");
@@ -212,7 +223,8 @@ async fn schedule(report: &mut Report, effort: Effort) {
     let directory = Directory::new("api-schedule");
     let server = Server::start(directory.path(), &[]).await;
     let nodes = schedule::quiet_nodes(&server, NODES);
-    let streamed = schedule::stream(&server, "stream", effort.pods).await;
+    let streamed = schedule::stream(&server, "stream", effort.pods);
+    let (streamed, seconds) = server.cost(streamed).await;
     drop(nodes);
     server.stop();
     let directory = Directory::new("api-backlog");
@@ -228,6 +240,8 @@ async fn schedule(report: &mut Report, effort: Effort) {
     report.at_least(&name, waiting, "/s", 2000.0);
     let name = format!("pods created, scheduled and bound, {NODES} nodes");
     report.info(&name, streamed, "/s");
+    let each = seconds * 1e6 / to_f64(effort.pods);
+    report.info(&format!("{name}: server's CPU, each"), each, "us");
 }
 
 fn main() {

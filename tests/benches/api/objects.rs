@@ -8,7 +8,8 @@ use hyper::Method;
 use serde_json::json;
 use tokio::task::JoinSet;
 
-use crate::client::{Connection, Connector, next};
+use crate::client::{Connection, next};
+use crate::server::Server;
 
 /// Bytes of one object as a client sees it, managedFields included.
 const OBJECT_BYTES: usize = 2048;
@@ -86,15 +87,15 @@ pub(crate) async fn fill(
     tasks.join_all().await;
 }
 
-/// Durable writes a second by `clients`, each on a connection of its own and
-/// with one write under way: creates, and replacements of one object each.
+/// Durable writes by `clients`, each on a connection of its own and with one
+/// write under way: creates, and replacements of one object each.
 pub(crate) async fn writes(
-    connector: &Connector,
+    server: &Server,
     clients: usize,
     space: &str,
     period: Duration,
-) -> (f64, f64) {
-    let connections = connector.connections(clients).await;
+) -> [Writes; 2] {
+    let connections = server.connector.connections(clients).await;
     namespace(&connections[0], space).await;
     let maker = Maker::learn(&connections[0], space).await;
     let creates = rate(&connections, period, async |connection, client, round| {
@@ -103,22 +104,40 @@ pub(crate) async fn writes(
             .done(Method::POST, &collection(space), body)
             .await;
     });
-    let creates = creates.await;
+    let creates = Writes::of(server.cost(creates).await);
     let replaces = rate(&connections, period, async |connection, client, round| {
         let name = format!("client-{client}-000000");
         let path = format!("{}/{name}", collection(space));
         let body = maker.body(&name, round + 1);
         connection.done(Method::PUT, &path, body).await;
     });
-    (creates, replaces.await)
+    let replaces = Writes::of(server.cost(replaces).await);
+    [creates, replaces]
 }
 
-/// Calls of `write` a second, one after another on each connection.
+/// Writes a second, and what one costs the server.
+pub(crate) struct Writes {
+    pub(crate) rate: f64,
+    /// Microseconds of CPU.
+    pub(crate) cost: f64,
+}
+
+impl Writes {
+    fn of(((count, passed), seconds): ((f64, Duration), f64)) -> Self {
+        Self {
+            rate: count / passed.as_secs_f64(),
+            cost: seconds * 1e6 / count,
+        }
+    }
+}
+
+/// How often `write` was called, one call after another on each connection,
+/// and in which time.
 async fn rate(
     connections: &[Connection],
     period: Duration,
     write: impl AsyncFn(&Connection, usize, usize),
-) -> f64 {
+) -> (f64, Duration) {
     let begun = Instant::now();
     let write = &write;
     let clients = connections
@@ -133,7 +152,7 @@ async fn rate(
             f64::from(round)
         });
     let rounds = futures_util::future::join_all(clients).await;
-    rounds.iter().sum::<f64>() / begun.elapsed().as_secs_f64()
+    (rounds.iter().sum(), begun.elapsed())
 }
 
 /// Milliseconds from asking for a list to its last byte. It must be a whole

@@ -10,6 +10,7 @@ use tokio::task::JoinSet;
 use crate::client::{Connection, next};
 use crate::objects::namespace;
 use crate::server::Server;
+use crate::to_f64;
 
 /// Clients that create pods.
 const CLIENTS: usize = 32;
@@ -102,13 +103,12 @@ pub(crate) async fn backlog(server: &Server, space: &str, count: usize) -> f64 {
     rate(begun, bound, count).await
 }
 
-#[expect(clippy::cast_precision_loss, reason = "thousands of pods")]
 async fn rate(begun: Instant, bound: tokio::task::JoinHandle<Instant>, count: usize) -> f64 {
     let last = tokio::time::timeout(BOUND_MAX, bound)
         .await
         .expect("all pods are bound in time")
         .unwrap();
-    count as f64 / (last - begun).as_secs_f64()
+    to_f64(count) / (last - begun).as_secs_f64()
 }
 
 /// Nodes whose pods do not start while the scheduler is measured.

@@ -116,16 +116,21 @@ impl Server {
             .collect()
     }
 
-    /// CPU time that the server takes while `period` passes, in percent of a core.
-    pub(crate) async fn busy(&self, period: Duration) -> f64 {
-        let (before, begun) = (self.threads(), Instant::now());
-        tokio::time::sleep(period).await;
-        let passed = begun.elapsed();
-        let after = self.threads();
-        let nanos: u64 = after
+    /// What `work` gives, and the seconds of CPU that the server takes for it.
+    pub(crate) async fn cost<T>(&self, work: impl Future<Output = T>) -> (T, f64) {
+        let before = self.threads();
+        let done = work.await;
+        let nanos: u64 = self
+            .threads()
             .iter()
             .map(|(thread, now)| now - before.get(thread).copied().unwrap_or(0))
             .sum();
-        100.0 * Duration::from_nanos(nanos).as_secs_f64() / passed.as_secs_f64()
+        (done, Duration::from_nanos(nanos).as_secs_f64())
+    }
+
+    /// CPU that the server takes while `period` passes, in percent of a core.
+    pub(crate) async fn busy(&self, period: Duration) -> f64 {
+        let (_, seconds) = self.cost(tokio::time::sleep(period)).await;
+        100.0 * seconds / period.as_secs_f64()
     }
 }

@@ -7,6 +7,7 @@
 use aya::maps::{Array, HashMap, Map, MapData, PerCpuArray};
 use aya::programs::{SchedClassifier, TestRun, TestRunOptions};
 use aya::{Ebpf, EbpfLoader, Pod};
+use fairlead_proxy::datapath::load::retried;
 use proxy_ebpf::abi::{Endpoint, pin};
 use proxy_ebpf::event::{Counter, Hook};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
@@ -106,9 +107,8 @@ impl Kernel {
         }
         let mut ebpf = loader.load(object).unwrap();
         for name in [pin::POD_OUT, pin::POD_IN] {
-            program(&mut ebpf, name)
-                .load()
-                .unwrap_or_else(|error| panic!("{name}: {error:?}"));
+            let program = program(&mut ebpf, name);
+            retried(|| program.load()).unwrap_or_else(|error| panic!("{name}: {error:?}"));
         }
         let counters = PerCpuArray::try_from(ebpf.take_map(pin::COUNTERS).unwrap()).unwrap();
         let endpoints = Array::try_from(ebpf.take_map(pin::ENDPOINTS).unwrap()).unwrap();

@@ -3,6 +3,7 @@
 //! one missing.
 
 use std::collections::BTreeMap;
+use std::error::Error;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
@@ -12,7 +13,6 @@ use aya::programs::{Program, ProgramError};
 use aya::{Ebpf, EbpfError, EbpfLoader, VerifierLogLevel};
 use proxy_ebpf::abi::pin;
 use proxy_ebpf::record::path;
-use thiserror::Error;
 
 use super::bpf;
 
@@ -47,7 +47,10 @@ pub const MAPS: &[&str] = &[
     pin::SOCKET_ORIGINS,
 ];
 
-#[derive(Debug, Error)]
+/// How often a program is offered to a verifier that signals interrupt.
+const ATTEMPTS: usize = 5;
+
+#[derive(Debug, thiserror::Error)]
 pub enum LoadError {
     #[error(
         "cannot load the kernel object\nhint: `fairlead-proxy doctor` tells what this kernel lacks"
@@ -148,8 +151,8 @@ pub(super) fn load(
     let mut ebpf = loader.load(object).map_err(LoadError::Object)?;
     for (name, program) in ebpf.programs_mut() {
         let result = match program {
-            Program::SchedClassifier(program) => program.load(),
-            Program::CgroupSockAddr(program) => program.load(),
+            Program::SchedClassifier(program) => retried(|| program.load()),
+            Program::CgroupSockAddr(program) => retried(|| program.load()),
             _ => {
                 return Err(LoadError::ProgramKind {
                     name: name.to_owned(),
@@ -162,6 +165,26 @@ pub(super) fn load(
         })?;
     }
     Ok(Loaded { ebpf })
+}
+
+/// Loads a program, and again if a signal came in the verifier's way: it looks
+/// for one at every instruction and gives up with `EAGAIN`, which says nothing
+/// of the program (`do_check` in the kernel's kernel/bpf/verifier.c).
+pub fn retried<E: Error + 'static>(mut load: impl FnMut() -> Result<(), E>) -> Result<(), E> {
+    for _ in 1..ATTEMPTS {
+        match load() {
+            Err(error) if is_interrupted(&error) => {}
+            result => return result,
+        }
+    }
+    load()
+}
+
+/// Whether the kernel's answer, which the loader wraps, is `EAGAIN`.
+fn is_interrupted(error: &(dyn Error + 'static)) -> bool {
+    let kernel = error.downcast_ref::<io::Error>();
+    kernel.and_then(io::Error::raw_os_error) == Some(libc::EAGAIN)
+        || error.source().is_some_and(is_interrupted)
 }
 
 impl Loaded {
@@ -225,5 +248,47 @@ pub(super) fn remove_if_there(path: &Path) -> io::Result<bool> {
         Ok(()) => Ok(true),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
         Err(error) => Err(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// As the loader gives it: the kernel's answer is the cause of its own error.
+    #[derive(Debug, thiserror::Error)]
+    #[error("the program was not loaded")]
+    struct Refused(#[source] io::Error);
+
+    /// Attempts made of a load that is refused so often.
+    fn attempts(errno: i32, refusals: usize) -> (usize, bool) {
+        let mut made = 0;
+        let result = retried(|| {
+            made += 1;
+            if made <= refusals {
+                Err(Refused(io::Error::from_raw_os_error(errno)))
+            } else {
+                Ok(())
+            }
+        });
+        (made, result.is_ok())
+    }
+
+    #[test]
+    fn an_interrupted_verifier_is_asked_again() {
+        assert_eq!(attempts(libc::EAGAIN, 0), (1, true));
+        assert_eq!(attempts(libc::EAGAIN, ATTEMPTS - 1), (ATTEMPTS, true));
+    }
+
+    #[test]
+    fn a_verifier_that_never_finishes_is_not_asked_for_ever() {
+        assert_eq!(attempts(libc::EAGAIN, usize::MAX), (ATTEMPTS, false));
+    }
+
+    #[test]
+    fn a_verdict_of_the_verifier_stands() {
+        for errno in [libc::EACCES, libc::EINVAL, libc::E2BIG, libc::EPERM] {
+            assert_eq!(attempts(errno, usize::MAX), (1, false));
+        }
     }
 }

@@ -121,9 +121,8 @@ impl Cache {
                 let Some(key) = row.key.strip_prefix(&prefix) else {
                     return;
                 };
-                let built = Entry::parse(cache.resource, key, row.revision, &row.value, "ADDED");
-                match built {
-                    Ok((entry, _frame)) => {
+                match Entry::load(cache.resource, key, row.revision, &row.value) {
+                    Ok(entry) => {
                         state.owners.add(&entry);
                         state.objects.insert(Arc::clone(&entry.key), entry);
                         loaded += 1;

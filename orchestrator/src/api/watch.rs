@@ -425,7 +425,7 @@ impl hyper::body::Body for Frames {
                 }
                 self.ready.poll_recv(context)
             }
-            ready => ready,
+            ready @ Poll::Ready(_) => ready,
         };
         next.map(|bytes| bytes.map(|bytes| Ok(Frame::data(bytes))))
     }

@@ -79,6 +79,34 @@ impl Entry {
         stored: &[u8],
         label: &'static str,
     ) -> Result<(Arc<Self>, Bytes), EntryError> {
+        let (frame, bytes) = frame(stored, revision, label)?;
+        let entry = Self::of(resource, key, revision, stored, bytes)?;
+        Ok((Arc::new(entry), frame))
+    }
+
+    /// Builds an entry that nobody is told of: its bytes have no frame around
+    /// them and take no more memory than they need.
+    ///
+    /// # Errors
+    /// As for [`Self::parse`].
+    pub fn load(
+        resource: &Resource,
+        key: &str,
+        revision: Revision,
+        stored: &[u8],
+    ) -> Result<Arc<Self>, EntryError> {
+        let (_, framed) = frame(stored, revision, "")?;
+        let bytes = Bytes::copy_from_slice(&framed);
+        Ok(Arc::new(Self::of(resource, key, revision, stored, bytes)?))
+    }
+
+    fn of(
+        resource: &Resource,
+        key: &str,
+        revision: Revision,
+        stored: &[u8],
+        bytes: Bytes,
+    ) -> Result<Self, EntryError> {
         let mut levels = Levels(vec![("", serde_json::from_slice(stored)?)]);
         let metadata = levels.value("metadata").ok_or(EntryError::NoMetadata)?;
         let metadata: Metadata<'_> = serde_json::from_str(metadata.get())?;
@@ -89,24 +117,20 @@ impl Entry {
             .collect();
         let fields = resource.fields.iter();
         let fields = fields.map(|f| levels.text(f.pointer, f.default)).collect();
-        let (frame, bytes) = frame(stored, revision, label)?;
         let uid = Box::from(&*metadata.uid);
         let owners = &metadata.owners;
         let controller = owners.iter().position(|o| o.controller == Some(true));
         let owners = owners.iter().map(|o| Box::from(&*o.uid)).collect();
-        Ok((
-            Arc::new(Self {
-                key: key.into(),
-                revision,
-                bytes,
-                labels,
-                fields,
-                uid,
-                owners,
-                controller,
-            }),
-            frame,
-        ))
+        Ok(Self {
+            key: key.into(),
+            revision,
+            bytes,
+            labels,
+            fields,
+            uid,
+            owners,
+            controller,
+        })
     }
 
     /// The last state of a deleted object, at the revision of its deletion.
@@ -248,16 +272,13 @@ struct Levels<'a>(Vec<(&'static str, Level<'a>)>);
 impl<'a> Levels<'a> {
     fn value(&mut self, path: &'static str) -> Option<&'a RawValue> {
         let (parent, last) = path.rsplit_once('.').unwrap_or(("", path));
-        let index = match self.0.iter().position(|(known, _)| *known == parent) {
-            Some(index) => index,
-            None => {
-                let raw = self.value(parent);
-                let level = raw.and_then(|raw| serde_json::from_str(raw.get()).ok());
-                self.0.push((parent, level.unwrap_or_default()));
-                self.0.len() - 1
-            }
-        };
-        self.0.get(index)?.1.get(last).copied()
+        if !self.0.iter().any(|(known, _)| *known == parent) {
+            let raw = self.value(parent);
+            let level = raw.and_then(|raw| serde_json::from_str(raw.get()).ok());
+            self.0.push((parent, level.unwrap_or_default()));
+        }
+        let (_, level) = self.0.iter().find(|(known, _)| *known == parent)?;
+        level.get(last).copied()
     }
 
     /// A scalar as selectors compare it.

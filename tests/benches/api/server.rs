@@ -130,7 +130,7 @@ impl Server {
 
     /// CPU that the server takes while `period` passes, in percent of a core.
     pub(crate) async fn busy(&self, period: Duration) -> f64 {
-        let (_, seconds) = self.cost(tokio::time::sleep(period)).await;
+        let ((), seconds) = self.cost(tokio::time::sleep(period)).await;
         100.0 * seconds / period.as_secs_f64()
     }
 }

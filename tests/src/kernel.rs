@@ -7,7 +7,7 @@
 use aya::maps::{Array, HashMap, Map, MapData, PerCpuArray};
 use aya::programs::{SchedClassifier, TestRun, TestRunOptions};
 use aya::{Ebpf, EbpfLoader, Pod};
-use fairlead_proxy::datapath::load::retried;
+use fairlead_proxy::datapath::load::{VERIFIER_LOG, retried};
 use proxy_ebpf::abi::{Endpoint, pin};
 use proxy_ebpf::event::{Counter, Hook};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
@@ -102,6 +102,7 @@ impl Kernel {
         let kind = Some(LinkNameSpaceType::Network);
         move_into_link_name_space(std::os::fd::AsFd::as_fd(&file), kind).unwrap();
         let mut loader = EbpfLoader::new();
+        loader.verifier_log_level(VERIFIER_LOG);
         for (map, size) in sizes {
             loader.map_max_entries(map, *size);
         }

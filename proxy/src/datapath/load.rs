@@ -47,6 +47,12 @@ pub const MAPS: &[&str] = &[
     pin::SOCKET_ORIGINS,
 ];
 
+/// What the verifier writes about a program that it has refused, which the
+/// loader then offers again with a buffer for it: the reason alone. Without
+/// any log the kernel finds the buffer wrong, and its answer is `EINVAL` instead
+/// of the reason; with every step in it, it is megabytes.
+pub const VERIFIER_LOG: VerifierLogLevel = VerifierLogLevel::STATS;
+
 /// How often a program is offered to a verifier that signals interrupt.
 const ATTEMPTS: usize = 5;
 
@@ -139,7 +145,7 @@ pub(super) fn load(
     sizes: &BTreeMap<String, u32>,
 ) -> Result<Loaded, LoadError> {
     let mut loader = EbpfLoader::new();
-    loader.verifier_log_level(VerifierLogLevel::DISABLE);
+    loader.verifier_log_level(VERIFIER_LOG);
     for (name, size) in sizes {
         loader.map_max_entries(name, *size);
     }

@@ -6,7 +6,7 @@
 //!
 //! Programs are attached as filters of an interface that is ours, which takes
 //! the kernel microseconds, and by links to one of another plugin's, whose
-//! qdiscs are its own.
+//! qdiscs are its own, and where the kernel has no such filters.
 
 use std::fs;
 use std::io::{self, ErrorKind};
@@ -17,6 +17,7 @@ use std::path::{Path, PathBuf};
 use proxy_ebpf::abi::{Address, Endpoint, SET_CLOSED, SET_NONE, bound, kind, pin, slot_probe};
 use proxy_ebpf::addr::{V4, V6};
 use proxy_ebpf::record::{DefaultPolicy, EndpointRecord, Hooks, path};
+use rustix::io::Errno;
 
 use crate::bpf::{self, Hook, Map, Word};
 use crate::link::{self, Socket};
@@ -64,6 +65,16 @@ fn map_failed(action: &'static str, map: &'static str) -> impl FnOnce(io::Error)
         action,
         map,
         source,
+    }
+}
+
+impl DataPathError {
+    /// Whether this kernel has no filters of this kind: their modules are missing.
+    pub(crate) fn lacks_filters(&self) -> bool {
+        let Self::Filter { source, .. } = self else {
+            return false;
+        };
+        matches!(source.errno(), Some(Errno::NOENT | Errno::OPNOTSUPP))
     }
 }
 
@@ -251,8 +262,8 @@ impl Pins {
             .map_err(|source| DataPathError::Filter { ifindex, source })
     }
 
-    /// Attaches both programs to another plugin's interface and pins the links,
-    /// so that they outlive this process.
+    /// Attaches both programs by links to an interface and pins those, so that
+    /// they outlive this process.
     pub(crate) fn attach(&self, host_ifname: &str, ifindex: u32) -> Result<()> {
         for (program, hook) in HOOKS {
             let loaded = self.program(program)?;
@@ -336,4 +347,27 @@ pub(crate) fn detach(bpffs: &Path, host_ifname: &str) -> Result<()> {
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::link::NetlinkError;
+
+    #[test]
+    fn missing_modules_are_told_from_other_refusals() {
+        let refused = |errno| DataPathError::Filter {
+            ifindex: 7,
+            source: NetlinkError::Refused {
+                step: "add the clsact qdisc".into(),
+                errno,
+            },
+        };
+        assert!(refused(Errno::NOENT).lacks_filters());
+        assert!(refused(Errno::OPNOTSUPP).lacks_filters());
+        for errno in [Errno::PERM, Errno::NODEV, Errno::INVAL, Errno::EXIST] {
+            assert!(!refused(errno).lacks_filters(), "{errno}");
+        }
+        assert!(!DataPathError::NoSlot(7).lacks_filters());
+    }
 }

@@ -121,6 +121,7 @@ impl Work<'_> {
             None => link::uplink_mtu(&self.socket)?,
         };
         let link = self.claim(&mut record, mtu)?;
+        self.attach(&mut record)?;
         let pod = self.connect(&link, &record)?;
         shared::announce(self.network, &self.wishes.settings, self.attachment)?;
         link::settle(&self.socket, &record.host_ifname, &pod, &record.ips)?;
@@ -190,13 +191,24 @@ impl Work<'_> {
         Ok(pools.allocate(&self.state.taken()?, &locked.last(), wishes)?)
     }
 
-    /// Attaches the programs, then brings both sides up. Returns a socket to
-    /// the pod's namespace.
+    /// Attaches the programs: by filters, or where the kernel has none, by links.
+    fn attach(&self, record: &mut EndpointRecord) -> Result<(), Failure> {
+        let Some(pins) = &self.pins else {
+            return Ok(());
+        };
+        match pins.filter(&self.socket, record.host_ifindex) {
+            Err(error) if error.lacks_filters() => {
+                record.hooks = Hooks::Links;
+                self.state.lock()?.write(record)?;
+                Ok(pins.attach(&record.host_ifname, record.host_ifindex)?)
+            }
+            done => Ok(done?),
+        }
+    }
+
+    /// Brings both sides up. Returns a socket to the pod's namespace.
     fn connect(&self, link: &Link, record: &EndpointRecord) -> Result<Socket, Failure> {
         let ips = &record.ips;
-        if let Some(pins) = &self.pins {
-            pins.filter(&self.socket, link.ifindex)?;
-        }
         let v6 = ips.iter().any(IpAddr::is_ipv6);
         sysctl::forward(ips.iter().any(IpAddr::is_ipv4), v6)?;
         let ifname = &self.attachment.ifname;

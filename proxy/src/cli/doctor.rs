@@ -1,15 +1,21 @@
 //! `doctor`: what the data path needs of this machine, found by looking and
 //! trying; cause and fix for each thing that is missing.
 
+use std::error::Error;
 use std::io::{self, Write};
+use std::os::fd::AsFd;
 use std::path::Path;
 use std::process::ExitCode;
 
+use proxy_ebpf::abi::pin;
 use serde::Serialize;
 
 use super::table;
 use super::{Outcome, Output, PlaceArgs};
-use crate::datapath::{mount, probe};
+use crate::datapath::load::LoadError;
+use crate::datapath::mount;
+use crate::datapath::probe::{self, Probe};
+use crate::netlink::{Filter, Netlink, Side};
 
 /// The oldest kernel with TCX links.
 const KERNEL_MIN: (u32, u32) = (6, 6);
@@ -54,13 +60,15 @@ impl Finding {
 }
 
 pub(super) fn doctor(place: &PlaceArgs, output: Output) -> Outcome {
+    let probe = Probe::load(crate::OBJECT);
     let findings = [
         kernel(&release()),
         btf(Path::new("/sys/kernel/btf/vmlinux")),
         privileges(),
         bpffs(&place.bpffs),
         cgroup(place.cgroup.as_deref()),
-        programs(),
+        programs(&probe),
+        filters(probe.ok()),
         forwarding(
             "IPv4 forwarding",
             Path::new("/proc/sys/net/ipv4/ip_forward"),
@@ -213,28 +221,69 @@ fn is_cgroup2(path: &Path) -> bool {
     mount::file_system(path).is_ok_and(|kind| kind == mount::magic::CGROUP2)
 }
 
-/// Loads the real programs into maps of their own, and lets go of them.
-fn programs() -> Finding {
+fn programs(probe: &Result<Probe, LoadError>) -> Finding {
     let what = "kernel programs load";
-    match probe::load(crate::OBJECT) {
-        Ok(names) => Finding::good(what, names.join(", ")),
+    match probe {
+        Ok(probe) => Finding::good(what, probe.names().join(", ")),
         Err(error) => {
-            let mut found = error
-                .to_string()
-                .lines()
-                .next()
-                .unwrap_or_default()
-                .to_owned();
-            let mut cause = std::error::Error::source(&error);
-            while let Some(error) = cause {
-                found = format!("{found}: {error}");
-                cause = error.source();
-            }
             let fix =
                 "put right what is missing above; if nothing is, report this with `--log debug`";
-            Finding::not(what, Grade::Bad, found, fix)
+            Finding::not(what, Grade::Bad, causes(error), fix)
         }
     }
+}
+
+/// The first line of an error and of each of its causes.
+fn causes(error: &(dyn Error + 'static)) -> String {
+    let text = error.to_string();
+    let line = text.lines().next().unwrap_or_default();
+    match error.source() {
+        Some(cause) => format!("{line}: {}", causes(cause)),
+        None => line.to_owned(),
+    }
+}
+
+/// Makes a program the filter of an interface, as the plugin does with a pod's:
+/// the loopback interface of a network namespace that ends with the attempt.
+fn filters(probe: Option<Probe>) -> Finding {
+    let what = "programs as filters (clsact)";
+    let Some(probe) = probe else {
+        let fix = "let the programs load first";
+        return Finding::not(what, Grade::Warning, "not tried", fix);
+    };
+    let tried = std::thread::spawn(move || try_filter(&probe)).join();
+    match tried {
+        Ok(Ok(())) => Finding::good(what, "sch_ingress, cls_bpf"),
+        Ok(Err(error)) => Finding::not(
+            what,
+            Grade::Warning,
+            format!(
+                "{}; pods get TCX links, which take some 20 ms longer",
+                causes(&*error)
+            ),
+            "modprobe sch_ingress cls_bpf, or a kernel with CONFIG_NET_SCH_INGRESS and CONFIG_NET_CLS_BPF",
+        ),
+        Err(_) => Finding::not(what, Grade::Warning, "the attempt broke off", "report this"),
+    }
+}
+
+fn try_filter(probe: &Probe) -> Result<(), Box<dyn Error + Send + Sync>> {
+    /// The number of every network namespace's loopback interface.
+    const LOOPBACK: u32 = 1;
+    probe::leave_network()?;
+    let name = pin::POD_OUT;
+    let (program, id) = probe.program(name)?;
+    let filter = Filter {
+        side: Side::Ingress,
+        name,
+        program: program.as_fd(),
+        id,
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    runtime.block_on(async { Netlink::open()?.ensure_filter(LOOPBACK, &filter).await })?;
+    Ok(())
 }
 
 fn forwarding(what: &'static str, path: &Path) -> Finding {

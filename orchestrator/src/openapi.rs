@@ -1,5 +1,6 @@
 //! OpenAPI v3: the root document and one document per group and version, written from the schema
-//! table and the resource descriptions whenever a client asks; nothing of it is kept.
+//! table and the resource descriptions whenever a client asks; nothing of it is kept. And an empty
+//! document of version 2.
 //!
 //! kubectl reads here whether an operation takes `fieldValidation`, how lists merge, and what
 //! `explain` prints. Pure.
@@ -30,6 +31,40 @@ pub fn root(build: &str) -> Vec<u8> {
     text.push(b'\n');
     text
 }
+
+/// The old document, of version 2, without types: kubectl insists on one for what it finds in no
+/// newer document (a `List`, a kind that is not served), and leaves to the server what it finds in
+/// none. In JSON.
+pub fn old(build: &str) -> Value {
+    json!({
+        "swagger": "2.0",
+        "info": {"title": TITLE, "version": build},
+        "paths": {},
+        "definitions": {},
+    })
+}
+
+/// [`old`] as a protobuf message `openapi.v2.Document`, which is how kubectl asks for it.
+pub fn old_protobuf(build: &str) -> Vec<u8> {
+    let info = [message(1, TITLE.as_bytes()), message(2, build.as_bytes())].concat();
+    [
+        message(1, b"2.0"),
+        message(2, &info),
+        message(8, b""), // paths
+        message(9, b""), // definitions
+    ]
+    .concat()
+}
+
+/// A protobuf field of up to 127 bytes.
+fn message(number: u8, bytes: &[u8]) -> Vec<u8> {
+    let length = u8::try_from(bytes.len()).expect("a title and a version are short");
+    let mut field = vec![number << 3 | 2, length];
+    field.extend_from_slice(bytes);
+    field
+}
+
+const TITLE: &str = "Kubernetes";
 
 /// `api/v1`, `apis/apps/v1`.
 fn group_path(group: &str, version: &str) -> String {
@@ -69,10 +104,7 @@ impl Serialize for Document<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let mut map = serializer.serialize_map(None)?;
         map.serialize_entry("openapi", "3.0.0")?;
-        map.serialize_entry(
-            "info",
-            &json!({"title": "Kubernetes", "version": self.build}),
-        )?;
+        map.serialize_entry("info", &json!({"title": TITLE, "version": self.build}))?;
         map.serialize_entry("paths", &self.paths)?;
         map.serialize_entry("components", &Components(&self.schemas))?;
         map.end()

@@ -57,6 +57,7 @@ pub(super) fn answer(path: &str, parts: &Parts, address: &str) -> Result<Respons
                 .ok_or_else(|| no_such_group(&join(group, version)))?;
             Ok(resource_list(group, version))
         }
+        ["openapi", "v2"] => Ok(openapi_old(parts)),
         ["openapi", "v3"] => Ok(respond::json(StatusCode::OK, openapi::root(BUILD))),
         ["openapi", "v3", "api", "v1"] => openapi_document("", "v1"),
         ["openapi", "v3", "apis", group, version] => openapi_document(group, version),
@@ -69,6 +70,21 @@ pub(super) fn answer(path: &str, parts: &Parts, address: &str) -> Result<Respons
 
 /// Names this build in the documents' addresses, which clients may cache.
 const BUILD: &str = env!("CARGO_PKG_VERSION");
+
+/// In protobuf for who names it, as kubectl does, else in JSON.
+fn openapi_old(parts: &Parts) -> Response<Body> {
+    let accepted = parts.headers.get(header::ACCEPT);
+    let accepted = accepted.and_then(|text| text.to_str().ok());
+    if !accepted.is_some_and(|text| text.contains("proto-openapi.spec.v2")) {
+        return respond::value(StatusCode::OK, &openapi::old(BUILD));
+    }
+    let mut response = respond::json(StatusCode::OK, openapi::old_protobuf(BUILD));
+    response.headers_mut().insert(
+        header::CONTENT_TYPE,
+        HeaderValue::from_static("application/com.github.proto-openapi.spec.v2.v1.0+protobuf"),
+    );
+    response
+}
 
 fn openapi_document(group: &str, version: &str) -> Result<Response<Body>, Status> {
     let document = openapi::document(group, version, BUILD)
@@ -239,6 +255,7 @@ fn root() -> Response<Body> {
         "/healthz",
         "/livez",
         "/metrics",
+        "/openapi/v2",
         "/openapi/v3",
         "/readyz",
         "/version",

@@ -19,6 +19,16 @@ fn the_root_names_each_groups_document() {
 }
 
 #[test]
+fn the_old_document_is_a_message_that_says_nothing() {
+    let message = old_protobuf("v1.37.0");
+    let info = b"\x0a\x0aKubernetes\x12\x07v1.37.0";
+    let expected = [&b"\x0a\x032.0\x12\x15"[..], info, b"\x42\0\x4a\0"].concat();
+    assert_eq!(info.len(), 0x15);
+    assert_eq!(message, expected);
+    assert_eq!(old("v1.37.0")["paths"], json!({}));
+}
+
+#[test]
 fn a_patch_says_that_it_takes_field_validation_and_for_which_kind() {
     let document = read("");
     let patch = &document["paths"]["/api/v1/namespaces/{namespace}/configmaps/{name}"]["patch"];

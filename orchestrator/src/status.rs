@@ -353,15 +353,12 @@ impl Status {
     }
 
     /// 422 without causes: a patch that does not fit the object.
-    pub fn unprocessable(subject: Subject<'_>, name: &str, why: &str) -> Self {
-        Self {
-            details: Some(Box::new(subject.details(name))),
-            ..Self::new(
-                422,
-                "Invalid",
-                format!("the server rejected our request due to an error in our request: {why}"),
-            )
-        }
+    pub fn unprocessable(why: &str) -> Self {
+        Self::new(
+            422,
+            "Invalid",
+            format!("the server rejected our request due to an error in our request: {why}"),
+        )
     }
 
     /// 413: a patch with too many operations.

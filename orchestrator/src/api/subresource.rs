@@ -116,7 +116,7 @@ impl Api {
             (PatchBody::Merge(decoded.value), options)
         };
         let change = |current: &Value| {
-            let new = patch.apply_to(kind, &scale::of(current), target)?;
+            let new = patch.apply_to(kind, &scale::of(current))?;
             scale::onto(current, &new, target)
         };
         let written = self

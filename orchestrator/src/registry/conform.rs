@@ -6,16 +6,18 @@ use super::WriteOptions;
 use crate::{
     resource::Resource,
     schema::{self, FieldValidation, schema},
-    status::Status,
+    status::{Cause, Status},
 };
 
 /// Brings `object` into stored form; complaints become warnings or a refusal.
 ///
 /// # Errors
-/// 400 for a wrong type, and under `Strict` for unknown and duplicate fields.
+/// 400 for a wrong type, and under `Strict` for unknown and duplicate fields;
+/// 422 with the cause `patch` where a patch made the object.
 pub(super) fn conform(
     resource: &Resource,
     object: &mut Value,
+    patch: Option<&Value>,
     options: &WriteOptions,
     warnings: &mut Vec<String>,
 ) -> Result<(), Status> {
@@ -29,27 +31,26 @@ pub(super) fn conform(
             ))
         })?;
     let converted = schema::convert(kind, object).map_err(|error| {
-        Status::bad_request(format!(
+        let text = format!(
             "{} in version {:?} cannot be handled as a {}: {error}",
             resource.kind, resource.version, resource.kind
-        ))
+        );
+        refusal(text, patch)
     })?;
-    judge(converted.complaints(&options.duplicates), options, warnings)
-}
-
-fn judge(
-    complaints: Vec<String>,
-    options: &WriteOptions,
-    warnings: &mut Vec<String>,
-) -> Result<(), Status> {
+    let complaints = converted.complaints(&options.duplicates);
     match options.field_validation {
         FieldValidation::Strict if !complaints.is_empty() => {
-            Err(Status::bad_request(schema::strict_error(&complaints)))
+            return Err(refusal(schema::strict_error(&complaints), patch));
         }
-        FieldValidation::Warn => {
-            warnings.extend(complaints);
-            Ok(())
-        }
-        FieldValidation::Strict | FieldValidation::Ignore => Ok(()),
+        FieldValidation::Warn => warnings.extend(complaints),
+        FieldValidation::Strict | FieldValidation::Ignore => {}
+    }
+    Ok(())
+}
+
+fn refusal(why: String, patch: Option<&Value>) -> Status {
+    match patch {
+        Some(patch) => Status::invalid("", "", "", vec![Cause::invalid("patch", patch, why)]),
+        None => Status::bad_request(why),
     }
 }

@@ -29,7 +29,7 @@ impl Registry {
         let asked = target;
         let (mut warnings, mut causes) = (Vec::new(), Vec::new());
         metadata::identify(asked, &mut object)?;
-        conform(asked.resource, &mut object, options, &mut warnings)?;
+        conform(asked.resource, &mut object, None, options, &mut warnings)?;
         if asked.resource.view.is_some() {
             (asked.resource.rules.validate_create)(&object, &mut causes);
             asked.resource.keep(&mut object);

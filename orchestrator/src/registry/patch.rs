@@ -87,18 +87,20 @@ impl PatchBody {
         Ok(target)
     }
 
+    /// What a misfit is blamed on.
+    fn changes(&self) -> Option<&Value> {
+        match self {
+            Self::Json(changes) | Self::Merge(changes) | Self::Strategic(changes) => Some(changes),
+            Self::Apply { .. } => None,
+        }
+    }
+
     /// The patch of another object than the stored one (a Scale).
     ///
     /// # Errors
     /// As for [`Registry::patch`].
-    pub fn apply_to(
-        &self,
-        kind: &ObjectType,
-        current: &Value,
-        target: Target<'_>,
-    ) -> Result<Value, Status> {
-        self.patched(kind, current)
-            .map_err(|error| refusal(&error, target))
+    pub fn apply_to(&self, kind: &ObjectType, current: &Value) -> Result<Value, Status> {
+        self.patched(kind, current).map_err(|error| refusal(&error))
     }
 }
 
@@ -127,11 +129,14 @@ impl Registry {
         }
         let kind = kind_of(target.resource)?;
         let change = |current: &Value| {
-            patch
+            let new = patch
                 .patched(kind, current)
-                .map_err(|error| refusal(&error, target))
+                .map_err(|error| refusal(&error))?;
+            same_kind(target.resource, current, &new)?;
+            Ok(new)
         };
-        self.update(target, caller, &change, options).await
+        self.update_by(target, caller, &change, patch.changes(), options)
+            .await
     }
 }
 
@@ -148,13 +153,24 @@ pub(super) fn kind_of(resource: &Resource) -> Result<&'static ObjectType, Status
         })
 }
 
-fn refusal(error: &PatchError, target: Target<'_>) -> Status {
+/// 400 for a patch that makes another kind of the object.
+fn same_kind(resource: &Resource, current: &Value, new: &Value) -> Result<(), Status> {
+    for field in ["apiVersion", "kind"] {
+        if new.is_object() && new[field] != current[field] {
+            return Err(Status::bad_request(format!(
+                "a {} cannot become another kind: the patch makes {field} {}",
+                resource.kind, new[field]
+            )));
+        }
+    }
+    Ok(())
+}
+
+fn refusal(error: &PatchError) -> Status {
     let text = error.to_string();
     match error {
         PatchError::Malformed(_) => Status::bad_request(text),
-        PatchError::Unprocessable(_) => {
-            Status::unprocessable(target.resource.subject(), target.name, &text)
-        }
+        PatchError::Unprocessable(_) => Status::unprocessable(&text),
         PatchError::TooManyOperations(_) => Status::too_many_operations(text),
     }
 }

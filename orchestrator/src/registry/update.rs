@@ -34,6 +34,19 @@ impl Registry {
         change: Change<'_>,
         options: &WriteOptions,
     ) -> Result<Written, Status> {
+        self.update_by(target, caller, change, None, options).await
+    }
+
+    /// As [`Self::update`]; if the object then does not fit its type, the
+    /// `patch` is to blame: 422 instead of 400.
+    pub(super) async fn update_by(
+        &self,
+        target: Target<'_>,
+        caller: &Caller,
+        change: Change<'_>,
+        patch: Option<&Value>,
+        options: &WriteOptions,
+    ) -> Result<Written, Status> {
         let key = target.resource.object_key(target.namespace, target.name);
         let _turn = self.lock(target.resource, &key).await;
         for _ in 0..ATTEMPTS {
@@ -56,7 +69,7 @@ impl Registry {
                 holds: &mut holds,
                 warnings: &mut warnings,
             };
-            self.prepare(&mut request, target, &mut new, options)?;
+            self.prepare(&mut request, target, &mut new, patch, options)?;
             let finished = is_finished(target.resource, &new);
             match self
                 .replace(target, &key, &current, &new, finished, options)
@@ -83,6 +96,7 @@ impl Registry {
         request: &mut Request<'_>,
         asked: Target<'_>,
         new: &mut Value,
+        patch: Option<&Value>,
         options: &WriteOptions,
     ) -> Result<(), Status> {
         let target = request.target;
@@ -90,7 +104,7 @@ impl Registry {
         let old = request.old.expect("an update has an old object");
         let mut causes = Vec::new();
         metadata::identify(asked, new)?;
-        conform(asked.resource, new, options, request.warnings)?;
+        conform(asked.resource, new, patch, options, request.warnings)?;
         if asked.resource.view.is_some() {
             let old = asked.resource.shown(old);
             (asked.resource.rules.validate_update)(new, &old, &mut causes);

@@ -54,7 +54,7 @@ pub struct Resource {
     pub subresources: &'static [Subresource],
     /// Fields besides name and namespace that a field selector may name.
     pub fields: &'static [SelectableField],
-    /// What `kubectl get` shows after the name.
+    /// What `kubectl get` shows: after the name, unless the name is among them.
     pub columns: &'static [Column],
     /// Whether `metadata.generation` counts changes of the desired state.
     pub generation: bool,

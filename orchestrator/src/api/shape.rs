@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use super::options;
 use crate::{
     cache::Entry,
-    resource::{Resource, table::NAME_COLUMN},
+    resource::{Column, Resource, table::NAME_COLUMN},
 };
 
 /// What a table row carries besides its cells.
@@ -69,8 +69,7 @@ fn rows_of(
 ) -> Value {
     let rows: Vec<Value> = objects
         .map(|object| {
-            let cells: Vec<Value> = std::iter::once(&NAME_COLUMN)
-                .chain(resource.columns)
+            let cells: Vec<Value> = columns_of(resource)
                 .map(|column| (column.cell)(&object, now))
                 .collect();
             let shown = match include {
@@ -82,8 +81,7 @@ fn rows_of(
         })
         .collect();
     let definitions: Vec<Value> = if columns {
-        std::iter::once(&NAME_COLUMN)
-            .chain(resource.columns)
+        columns_of(resource)
             .map(|column| {
                 json!({
                     "name": column.name,
@@ -104,6 +102,16 @@ fn rows_of(
         "columnDefinitions": definitions,
         "rows": rows,
     })
+}
+
+/// All columns: the name comes first where the resource does not place it.
+fn columns_of(resource: &Resource) -> impl Iterator<Item = &Column> {
+    let placed = resource
+        .columns
+        .iter()
+        .any(|column| column.format == "name");
+    let name = (!placed).then_some(&NAME_COLUMN);
+    name.into_iter().chain(resource.columns)
 }
 
 /// An object's bytes in the version that the client asked for.

@@ -4,7 +4,7 @@ use serde_json::Value;
 
 use super::{
     PLAIN, Resource, Rules, SelectableField, View,
-    table::{self, Column},
+    table::{self, Column, NAME_COLUMN},
 };
 use crate::validation;
 
@@ -114,6 +114,7 @@ const COLUMNS: &[Column] = &[
         Value::from(table::count(o, "/count").max(1))
     })
     .wide(),
+    NAME_COLUMN.wide(),
 ];
 
 fn last_seen(event: &Value, now: jiff::Timestamp) -> Value {

@@ -97,7 +97,7 @@ impl Api {
         let (parts, body) = request.into_parts();
         let decoded = path::Segments::split(parts.uri.path());
         let mut place = None;
-        let response = match &decoded {
+        let mut response = match &decoded {
             Err(status) => respond::refusal(status),
             Ok(segments) => {
                 let result = self.answer(&parts, body, segments, &mut place).await;
@@ -106,6 +106,9 @@ impl Api {
         };
         self.metrics
             .observe(place.as_ref(), &parts, response.status(), started.elapsed());
+        if parts.method == Method::HEAD {
+            *response.body_mut() = Body::empty();
+        }
         response
     }
 

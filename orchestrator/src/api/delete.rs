@@ -140,6 +140,10 @@ fn parse(given: &Value) -> Result<DeleteOptions, Status> {
         ))
     };
     let policy = &given["propagationPolicy"];
+    if !policy.is_null() && !given["orphanDependents"].is_null() {
+        let why = "orphanDependents and propagationPolicy cannot be both set";
+        return refuse(Cause::invalid("propagationPolicy", policy, why));
+    }
     let propagation = match policy.as_str() {
         None if policy.is_null() => match given["orphanDependents"].as_bool() {
             Some(true) => Some(Propagation::Orphan),

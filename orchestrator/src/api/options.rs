@@ -108,8 +108,8 @@ pub(super) fn revision(query: &str) -> Result<Option<Revision>, Status> {
 pub(super) fn wanted(query: &str, limited: bool) -> Result<Wanted, Status> {
     let revision = revision(query)?;
     let rule = value(query, "resourceVersionMatch").unwrap_or_default();
-    let refuse = |why: &str| {
-        let cause = Cause::forbidden("resourceVersionMatch", why);
+    let forbid = |field: &str, why: &str| {
+        let cause = Cause::forbidden(field, why);
         Err(Status::invalid(
             "meta.k8s.io",
             "ListOptions",
@@ -117,6 +117,10 @@ pub(super) fn wanted(query: &str, limited: bool) -> Result<Wanted, Status> {
             vec![cause],
         ))
     };
+    if value(query, "sendInitialEvents").is_some_and(|text| !text.is_empty()) {
+        return forbid("sendInitialEvents", "is forbidden for list");
+    }
+    let refuse = |why: &str| forbid("resourceVersionMatch", why);
     match (revision, rule.as_str()) {
         (None, "") => Ok(Wanted::Newest),
         (None, _) => refuse("resourceVersionMatch is forbidden unless resourceVersion is provided"),

@@ -95,6 +95,13 @@ impl Registry {
         eviction: &Value,
         options: &WriteOptions,
     ) -> Result<Deleted, Status> {
+        let named = eviction["metadata"]["name"].as_str().unwrap_or_default();
+        if !named.is_empty() && named != target.name {
+            return Err(Status::bad_request(format!(
+                "name in URL ({}) does not match name in Eviction object ({named})",
+                target.name
+            )));
+        }
         let given = &eviction["deleteOptions"];
         let text = |value: &Value| value.as_str().map(str::to_owned);
         let options = DeleteOptions {

@@ -162,6 +162,12 @@ async fn bad_requests_get_the_right_status() {
             "could not find",
         ),
         ("/api/v1/%zz", 400, "BadRequest", "percent"),
+        (
+            "/api/v1/configmaps?sendInitialEvents=true",
+            422,
+            "Invalid",
+            "sendInitialEvents: Forbidden: is forbidden for list",
+        ),
     ] {
         check(&cluster.get(path).await, code, reason, text);
     }
@@ -227,5 +233,76 @@ async fn validation_names_every_field_that_is_wrong() {
     ] {
         assert!(fields.contains(&field), "{field} in {fields:?}");
     }
+    cluster.server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_patch_that_does_not_fit_is_named_as_the_cause() {
+    let cluster = Cluster::start("misfits").await;
+    let object = json!({"metadata": {"name": "c"}, "data": {"a": "b"}});
+    assert_eq!(cluster.post(MAPS, &object).await.0, 201);
+    let path = format!("{MAPS}/c?fieldValidation=Strict");
+    let patch = async |kind: &str, body: Value| {
+        let kind = format!("application/{kind}");
+        cluster.send("PATCH", &path, &kind, body.to_string()).await
+    };
+    for kind in ["merge-patch+json", "strategic-merge-patch+json"] {
+        for (body, why) in [
+            (json!({"data": {"a": 1}}), "cannot unmarshal number"),
+            (json!({"datum": {}}), "unknown field \"datum\""),
+        ] {
+            let answer = patch(kind, body).await;
+            check(&answer, 422, "Invalid", why);
+            let causes = &answer.1["details"]["causes"];
+            assert_eq!(causes[0]["field"], "patch", "{causes}");
+        }
+        let other = json!({"kind": "Secret"});
+        let why = "cannot become another kind";
+        check(&patch(kind, other).await, 400, "BadRequest", why);
+    }
+    // Without details, so that kubectl shows the message.
+    let failed = json!([{"op": "test", "path": "/data/a", "value": "z"}]);
+    let answer = patch("json-patch+json", failed).await;
+    check(&answer, 422, "Invalid", "value did not match");
+    assert!(answer.1.get("details").is_none(), "{}", answer.1);
+    let unknown =
+        json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "c"}, "datum": 1});
+    let path = format!("{MAPS}/c?fieldManager=m");
+    let kind = "application/apply-patch+yaml";
+    let answer = cluster
+        .send("PATCH", &path, kind, unknown.to_string())
+        .await;
+    let why = ".datum: field not declared in schema";
+    check(&answer, 400, "BadRequest", why);
+    cluster.server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn deletions_and_evictions_must_not_contradict_themselves() {
+    let cluster = Cluster::start("contradictions").await;
+    let both = json!({"propagationPolicy": "Orphan", "orphanDependents": true});
+    let answer = cluster
+        .send(
+            "DELETE",
+            &format!("{MAPS}/c"),
+            "application/json",
+            both.to_string(),
+        )
+        .await;
+    check(&answer, 422, "Invalid", "cannot be both set");
+    let eviction = json!({"metadata": {"name": "other"}});
+    let answer = cluster
+        .post("/api/v1/namespaces/default/pods/p/eviction", &eviction)
+        .await;
+    check(
+        &answer,
+        400,
+        "BadRequest",
+        "does not match name in Eviction object (other)",
+    );
+    let (code, body) = cluster
+        .send("HEAD", "/api/v1/namespaces/default", "", "")
+        .await;
+    assert_eq!((code, body), (200, Value::from("")), "a HEAD has no body");
     cluster.server.stop().await;
 }

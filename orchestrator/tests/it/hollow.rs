@@ -17,7 +17,7 @@ struct Flags {
 }
 
 /// Runs `check` with each kubectl against a cluster with hollow nodes.
-fn with_nodes(name: &str, check: impl Fn(&Tool<'_>)) {
+pub(crate) fn with_nodes(name: &str, check: impl Fn(&Tool<'_>)) {
     with_each(name, |kubectl| {
         let kubeconfig = kubectl.cluster.server.kubeconfig.display().to_string();
         let flags = Flags::parse_from([

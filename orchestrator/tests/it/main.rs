@@ -20,6 +20,7 @@ mod hollow;
 mod jobs;
 mod kubectl;
 mod leader;
+mod matrix;
 mod races;
 mod rotation;
 mod services;

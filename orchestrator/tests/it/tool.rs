@@ -8,6 +8,9 @@ use std::{
 
 use crate::{clients, harness::Cluster};
 
+/// What `kubectl edit` starts: it paints things blue.
+const EDITOR: &str = "sed -i s/red/blue/";
+
 pub(crate) struct Tool<'a> {
     pub(crate) binary: PathBuf,
     pub(crate) cluster: &'a Cluster,
@@ -26,6 +29,7 @@ impl Tool<'_> {
             .args(split(arguments))
             .env("KUBECONFIG", &self.cluster.server.kubeconfig)
             .env("HOME", &home)
+            .env("KUBE_EDITOR", EDITOR)
             .env(
                 "KUBECACHEDIR",
                 home.join(self.binary.display().to_string().replace('/', "_")),
@@ -66,6 +70,20 @@ impl Tool<'_> {
             "{arguments}: no {expected:?} in {stdout}{stderr}"
         );
         stdout
+    }
+
+    /// Commands that must succeed, each with what its output must hold.
+    pub(crate) fn all_good(&self, table: &[(&str, &str)]) {
+        for (arguments, expected) in table {
+            self.good(arguments, expected);
+        }
+    }
+
+    /// Commands that must fail, each with what its error must hold.
+    pub(crate) fn all_bad(&self, table: &[(&str, &str)]) {
+        for (arguments, expected) in table {
+            self.bad(arguments, "", expected);
+        }
     }
 
     /// Must fail; its error must hold `expected`.

@@ -50,6 +50,8 @@ const BACKLOG: usize = 20_000;
 const NETWORK_QUIET: Duration = Duration::from_millis(100);
 /// How soon a failed write is tried again.
 const RETRY: Duration = Duration::from_secs(1);
+/// How often that is doubled while it fails: all maps are read each time.
+const RETRY_DOUBLINGS: u32 = 3;
 
 /// Where cluster state comes from.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -363,7 +365,8 @@ impl Daemon {
     fn advance(&mut self) {
         tokio::task::block_in_place(|| self.core.advance());
         let failed = self.core.is_synced() && !self.core.is_in_step();
-        self.retry = failed.then(|| Instant::now() + RETRY);
+        let doublings = self.core.failures.saturating_sub(1).min(RETRY_DOUBLINGS);
+        self.retry = failed.then(|| Instant::now() + RETRY * (1 << doublings));
         self.waiters.answer(&self.core);
     }
 

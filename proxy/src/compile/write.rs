@@ -225,6 +225,9 @@ impl Delta {
         if during != old {
             writes.push(Write::Decision(during));
         }
+        // First, to make room for those that come.
+        let gone = self.addresses.iter().filter(|c| c.new.is_none());
+        writes.extend(gone.map(|c| Write::Address(c.key, None)));
         let added = self.addresses.iter().filter(|c| c.new.is_some());
         writes.extend(added.map(|c| Write::Address(c.key, c.new)));
         for changed in &self.endpoints {
@@ -237,8 +240,6 @@ impl Delta {
                 writes.push(Write::EndpointClasses { slot, v4, v6 });
             }
         }
-        let gone = self.addresses.iter().filter(|c| c.new.is_none());
-        writes.extend(gone.map(|c| Write::Address(c.key, None)));
         let gone = self.cidrs.iter().filter(|c| c.new.is_none());
         writes.extend(gone.map(|c| Write::Cidr(c.key, None)));
         let gone = self.services.iter().filter(|c| c.new.is_none());

@@ -61,6 +61,8 @@ pub(super) struct Core {
     step: Step,
     /// Why the last attempt failed.
     pub(super) failure: Option<String>,
+    /// Attempts that failed since the last that did not.
+    pub(super) failures: u32,
     /// Why a program is not attached.
     pub(super) unattached: Option<String>,
     /// When the maps' fill was last counted.
@@ -95,6 +97,7 @@ impl Core {
             adopted: false,
             step: Step::Out,
             failure: None,
+            failures: 0,
             unattached: None,
             fills_at: None,
             flags: 0,
@@ -314,14 +317,19 @@ impl Core {
             Ok(()) => {
                 self.step = Step::In;
                 self.failure = None;
+                self.failures = 0;
             }
             Err(error) => {
                 error!(%error, "the data path is not in step; it is tried again");
                 self.step = Step::Out;
                 self.failure = Some(error.to_string());
+                self.failures += 1;
                 self.admin.update(|health| {
                     health.metrics.write_failures += 1;
-                    if let StepError::Write(WriteError::Full { map, .. }) = error {
+                    if let StepError::Write(
+                        WriteError::Full { map, .. } | WriteError::Short { map, .. },
+                    ) = error
+                    {
                         *health.metrics.full.entry(map).or_default() += 1;
                     }
                 });

@@ -1,10 +1,13 @@
 //! The compilers' ordered writes, carried out.
 //!
-//! Runs of writes to one map go in batches. The first failure ends it: what has
+//! Runs of writes to one map go in batches. An element that finds its map full
+//! is left out where that closes, and the others are written: a change that
+//! takes something away is in force even so. Any other failure ends it: what has
 //! been written by then is what nothing refers to yet, or is right by itself
-//! (see [`crate::compile::write`]), so the verdicts in force stay right.
+//! (see [`crate::compile::write`]), so what was in force stays.
 
 use std::io;
+use std::mem;
 use std::net::IpAddr;
 
 use proxy_ebpf::abi::{
@@ -25,7 +28,17 @@ const BATCH: usize = 1024;
 #[derive(Debug, Error)]
 pub enum WriteError {
     #[error(
-        "map {map} is full ({max} entries)\nhint: fewer objects, or a build with a larger bound"
+        "map {map} is full ({max} entries): {left_out} are left out, and what they allow is closed\n\
+         hint: fewer objects, or a build with a larger bound"
+    )]
+    Short {
+        map: &'static str,
+        max: u32,
+        left_out: u32,
+    },
+    #[error(
+        "map {map} is full ({max} entries): what is in force is older than what is asked for\n\
+         hint: fewer objects, or a build with a larger bound"
     )]
     Full { map: &'static str, max: u32 },
     #[error("cannot write map {map}")]
@@ -39,7 +52,7 @@ pub enum WriteError {
 impl WriteError {
     pub const fn map(&self) -> &'static str {
         match self {
-            Self::Full { map, .. } | Self::Map { map, .. } => map,
+            Self::Short { map, .. } | Self::Full { map, .. } | Self::Map { map, .. } => map,
         }
     }
 }
@@ -67,6 +80,9 @@ struct Run<'a, K, V> {
     table: &'a Table<K, V>,
     keys: Vec<K>,
     values: Vec<V>,
+    /// An element that is missing allows nothing that it would not.
+    may_lack: bool,
+    left_out: u32,
 }
 
 impl<'a, K: Plain, V: Plain> Run<'a, K, V> {
@@ -76,7 +92,14 @@ impl<'a, K: Plain, V: Plain> Run<'a, K, V> {
             table,
             keys: Vec::new(),
             values: Vec::new(),
+            may_lack: false,
+            left_out: 0,
         }
+    }
+
+    fn may_lack(mut self) -> Self {
+        self.may_lack = true;
+        self
     }
 
     fn put(&mut self, key: K, value: Option<V>) -> Result<()> {
@@ -96,10 +119,33 @@ impl<'a, K: Plain, V: Plain> Run<'a, K, V> {
     }
 
     fn flush(&mut self) -> Result<()> {
-        let (_, result) = self.table.set_all(&self.keys, &self.values);
-        self.keys.clear();
-        self.values.clear();
-        result.map_err(|source| failed(self.name, self.table, source))
+        let (keys, values) = (mem::take(&mut self.keys), mem::take(&mut self.values));
+        let (mut keys, mut values) = (&keys[..], &values[..]);
+        loop {
+            let (done, result) = self.table.set_all(keys, values);
+            let Err(source) = result else {
+                return Ok(());
+            };
+            match failed(self.name, self.table, source) {
+                // One that is there already needs no room: the rest is tried.
+                WriteError::Full { .. } if self.may_lack => self.left_out += 1,
+                error => return Err(error),
+            }
+            keys = keys.get(done + 1..).unwrap_or_default();
+            values = values.get(done + 1..).unwrap_or_default();
+        }
+    }
+
+    /// Fails if something was left out.
+    fn complete(&self) -> Result<()> {
+        if self.left_out == 0 {
+            return Ok(());
+        }
+        Err(WriteError::Short {
+            map: self.name,
+            max: self.table.max_entries(),
+            left_out: self.left_out,
+        })
     }
 }
 
@@ -122,7 +168,7 @@ struct Writer<'a> {
 }
 
 /// Which map a write goes to, for telling runs apart.
-fn place(write: &Write) -> (std::mem::Discriminant<Write>, bool) {
+fn place(write: &Write) -> (mem::Discriminant<Write>, bool) {
     let is_v6 = match write {
         Write::Backend(key, _) => key.is_v6,
         Write::Service(key, _) => key.vip.is_ipv6(),
@@ -130,7 +176,7 @@ fn place(write: &Write) -> (std::mem::Discriminant<Write>, bool) {
         Write::Cidr(cidr, _) => cidr.is_v6(),
         _ => false,
     };
-    (std::mem::discriminant(write), is_v6)
+    (mem::discriminant(write), is_v6)
 }
 
 /// Carries out `writes` in order; blocks for grace periods. `flags`: bits of
@@ -145,24 +191,27 @@ pub(super) fn apply(maps: &Maps, writes: &[Write], flags: u32) -> Result<()> {
         }
         writer.put(write, flags)?;
     }
-    writer.flush()
+    writer.flush()?;
+    writer.complete()
 }
 
 impl<'a> Writer<'a> {
     fn new(maps: &'a Maps) -> Self {
         Self {
             maps,
+            // Ranges and prefixes are not among those that may lack one: a
+            // narrower one takes something from a wider one.
             sets: Run::new(pin::POLICY_SETS, &maps.policy_sets),
-            peers: Run::new(pin::POLICY_PEERS, &maps.policy_peers),
-            ports: Run::new(pin::POLICY_PORTS, &maps.policy_ports),
+            peers: Run::new(pin::POLICY_PEERS, &maps.policy_peers).may_lack(),
+            ports: Run::new(pin::POLICY_PORTS, &maps.policy_ports).may_lack(),
             ranges: Run::new(pin::POLICY_RANGES, &maps.policy_ranges),
             backends_v4: Run::new(pin::BACKENDS_V4, &maps.v4.backends),
             backends_v6: Run::new(pin::BACKENDS_V6, &maps.v6.backends),
             slots: Run::new(pin::SLOTS, &maps.slots),
-            services_v4: Run::new(pin::SERVICES_V4, &maps.v4.services),
-            services_v6: Run::new(pin::SERVICES_V6, &maps.v6.services),
-            addresses_v4: Run::new(pin::ADDRESSES_V4, &maps.v4.addresses),
-            addresses_v6: Run::new(pin::ADDRESSES_V6, &maps.v6.addresses),
+            services_v4: Run::new(pin::SERVICES_V4, &maps.v4.services).may_lack(),
+            services_v6: Run::new(pin::SERVICES_V6, &maps.v6.services).may_lack(),
+            addresses_v4: Run::new(pin::ADDRESSES_V4, &maps.v4.addresses).may_lack(),
+            addresses_v6: Run::new(pin::ADDRESSES_V6, &maps.v6.addresses).may_lack(),
             cidrs_v4: Run::new(pin::CIDRS_V4, &maps.v4.cidrs),
             cidrs_v6: Run::new(pin::CIDRS_V6, &maps.v6.cidrs),
         }
@@ -182,6 +231,15 @@ impl<'a> Writer<'a> {
         self.addresses_v6.flush()?;
         self.cidrs_v4.flush()?;
         self.cidrs_v6.flush()
+    }
+
+    fn complete(&self) -> Result<()> {
+        self.peers.complete()?;
+        self.ports.complete()?;
+        self.services_v4.complete()?;
+        self.services_v6.complete()?;
+        self.addresses_v4.complete()?;
+        self.addresses_v6.complete()
     }
 
     fn put(&mut self, write: &Write, flags: u32) -> Result<()> {

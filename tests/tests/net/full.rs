@@ -1,10 +1,13 @@
-//! Flow tables that fill up: nothing passes that should not, what was there
-//! goes on, `status` and a metric say so, and room that comes free is used.
+//! Tables that fill up: nothing passes that should not, what was there goes
+//! on, `status` and a metric say so, and room that comes free is used.
 
+use std::collections::BTreeMap;
 use std::io::{Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpStream, UdpSocket};
 use std::time::Duration;
 
+use fairlead_proxy::OBJECT;
+use fairlead_proxy::datapath::{Datapath, Place};
 use fairlead_tests::cluster::{self, Cluster, LOCAL_NODE, Namespace as Ns, labels};
 use fairlead_tests::node::{Node, Pod};
 use fairlead_tests::require;
@@ -12,7 +15,7 @@ use fairlead_tests::traffic::{Server, Transport};
 use fairlead_tests::wait;
 use serde_json::Value;
 
-use crate::policy::build::{With, all, namespaces, peers, policy};
+use crate::policy::build::{With, all, namespaces, peers, pod, pods, policy};
 use crate::service::{front, vip};
 
 const DEADLINE: Duration = Duration::from_mins(1);
@@ -65,7 +68,10 @@ struct Small {
 
 impl Small {
     fn new(sizes: &[&str]) -> Self {
-        let mut node = Node::new(LOCAL_NODE);
+        Self::on(Node::new(LOCAL_NODE), sizes)
+    }
+
+    fn on(mut node: Node, sizes: &[&str]) -> Self {
         node.apply(&cluster());
         node.start_daemon_with(sizes);
         let (client, server_pod) = (node.pod("x", "a", &ips(10)), node.pod("x", "b", &ips(11)));
@@ -188,5 +194,70 @@ fn a_full_table_of_service_flows_drops_new_flows_and_recovers() {
     require!(Root, Bpf);
     let small = Small::new(&["--map-size=VIP_FLOWS_V4=64"]);
     fill(&small, vip(false, PORT), "VIP_FLOWS_V4");
+    small.remove();
+}
+
+/// A build with smaller bounds has left its maps behind.
+fn pin_small(node: &Node, map: &str, entries: u32) {
+    let place = Place {
+        bpffs: node.bpf.path().to_owned(),
+        cgroup: None,
+        sizes: BTreeMap::from([(map.to_owned(), entries)]),
+    };
+    drop(Datapath::open(OBJECT, &place).unwrap());
+}
+
+/// As [`cluster`], but only pods that have a label each of their own may reach b.
+fn closed_to_a() -> Cluster {
+    let mut cluster = cluster();
+    let strangers = ["c", "d", "e", "f", "g", "h"];
+    for (host, name) in (20..).zip(strangers) {
+        cluster.pods.push(cluster::Pod {
+            namespace: "x".into(),
+            name: name.into(),
+            labels: labels(&[("pod", name)]),
+            node: "elsewhere".into(),
+            ips: ips(host).into(),
+            host_network: false,
+            ports: Vec::new(),
+        });
+    }
+    let rules = strangers.map(|name| peers(vec![pods(pod(name))]));
+    cluster.policies = vec![policy("x", "p", pod("b")).ingress(rules.into())];
+    cluster
+}
+
+#[test]
+fn a_policy_takes_away_what_it_should_though_a_map_is_full() {
+    const MAP: &str = "POLICY_PEERS";
+    require!(Root, Bpf);
+    let node = Node::new(LOCAL_NODE);
+    pin_small(&node, MAP, 4);
+    let small = Small::on(node, &[]);
+    let (socket, to) = (small.socket(), SocketAddr::new(ips(11)[0], PORT));
+    wait::until("the first answer", DEADLINE, || {
+        answered(&socket, to).then_some(())
+    });
+    small.node.apply(&closed_to_a());
+    wait::until("the connection to be cut", DEADLINE, || {
+        (!answered(&socket, to)).then_some(())
+    });
+    let status = small.status();
+    let error = status["errors"][0].as_str().unwrap();
+    assert!(
+        error.contains("map POLICY_PEERS is full (4 entries)"),
+        "{status}"
+    );
+    assert!(error.contains("left out"), "{status}");
+    assert!(
+        small
+            .metrics()
+            .contains("fairlead_map_full_total{map=\"POLICY_PEERS\"}")
+    );
+    // With fewer of them it is in step again.
+    small.node.apply(&cluster());
+    wait::until("the answer to be back", DEADLINE, || {
+        (answered(&socket, to) && small.node.is_well()).then_some(())
+    });
     small.remove();
 }

@@ -1,11 +1,14 @@
 //! Large sets, full maps, and what explanations say.
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+
 use proxy_ebpf::abi;
 use proxy_ebpf::addr::{BePort, proto};
 use proxy_ebpf::policy::verdict;
 
 use super::world::{self, NODE, v4};
 use crate::compile::sample::{self, Size};
-use crate::compile::{Compiler, Input, Problem};
+use crate::compile::{Compiler, Input, Problem, Write};
 use crate::explain::{self, Mismatch, Packet, Reason};
 use crate::model::policy::{Peer, Port, PortNumber, Rule};
 use crate::model::{
@@ -178,7 +181,19 @@ fn pods_whose_addresses_do_not_fit_are_strangers_until_they_do() {
         kind: Kind::Pod,
         name: pod_elsewhere(index).name,
     });
+    let addresses = compiler.tables().addresses.iter();
+    let mut held: BTreeSet<IpAddr> = addresses.map(|(ip, _)| ip).collect();
     let mut update = compiler.update(gone.map(|key| Input::Object(Change::Remove(key))));
+    for write in &update.writes {
+        if let Write::Address(ip, value) = write {
+            match value {
+                Some(_) => held.insert(*ip),
+                None => held.remove(ip),
+            };
+            let of_family = held.iter().filter(|held| held.is_ipv6() == ip.is_ipv6());
+            assert!(of_family.count() <= abi::bound::ADDRESSES as usize);
+        }
+    }
     while update.again {
         update = compiler.update([]);
     }

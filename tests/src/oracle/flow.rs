@@ -483,14 +483,16 @@ impl Oracle {
             }
         }
         if known.doubtful {
-            // Known or not: which end counts as the opener from now on is open too.
+            // Known or not: which end counts as the opener from now on is open
+            // too, unless this packet comes from the one that did so far.
             all.extend(fresh());
             let watched = self.is_watched(real);
+            let turned = real != known.opener;
             for flow in all
                 .iter_mut()
                 .filter_map(|(_, effect)| effect.flow.as_mut())
             {
-                flow.either |= flow.opener.protocol == protocol::TCP;
+                flow.either |= turned || real.protocol == protocol::TCP;
                 flow.doubtful &= !watched;
             }
         }

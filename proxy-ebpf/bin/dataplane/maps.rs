@@ -399,6 +399,11 @@ pub(crate) fn remember_fragment<A: Family>(key: &FragmentKey<A>, value: &Fragmen
 }
 
 #[inline(always)]
+pub(crate) fn forget_fragment<A: Family>(key: &FragmentKey<A>) {
+    A::fragments().remove(key).ok();
+}
+
+#[inline(always)]
 pub(crate) fn origins(
     ctx: &aya_ebpf::programs::SockAddrContext,
     create: bool,

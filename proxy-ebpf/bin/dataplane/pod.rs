@@ -78,6 +78,7 @@ fn run<A: Pod>(
         return SHOT;
     };
     trace.opened = false;
+    trace.is_first_piece = false;
     match body(trace) {
         Ok(action) => {
             if trace.opened {
@@ -87,6 +88,9 @@ fn run<A: Pod>(
         }
         Err(reason) => {
             report::dropped(ctx, hook, reason, trace);
+            if trace.is_first_piece {
+                forget_piece(trace);
+            }
             if reason == Counter::Rejected {
                 bounce(ctx)
             } else {
@@ -178,16 +182,17 @@ fn read<A: Pod>(ctx: &TcContext, trace: &mut Trace<A>) -> Result<(), Counter> {
 
 /// Ports of fragments: the first tells, the later ones remember.
 #[inline(always)]
-fn reassemble<A: Pod>(headers: &mut Headers<A>) -> Result<(), Counter> {
-    if headers.piece == Piece::Whole {
+fn reassemble<A: Pod>(trace: &mut Trace<A>) -> Result<(), Counter> {
+    if trace.headers.piece == Piece::Whole {
         Ok(())
     } else {
-        ports_of_piece(headers)
+        ports_of_piece(trace)
     }
 }
 
 #[inline(never)]
-fn ports_of_piece<A: Pod>(headers: &mut Headers<A>) -> Result<(), Counter> {
+fn ports_of_piece<A: Pod>(trace: &mut Trace<A>) -> Result<(), Counter> {
+    let headers = &mut trace.headers;
     let key = headers.fragment_key();
     if headers.piece == Piece::First {
         let tuple = &headers.tuple;
@@ -196,12 +201,21 @@ fn ports_of_piece<A: Pod>(headers: &mut Headers<A>) -> Result<(), Counter> {
             dport: tuple.dport,
         };
         maps::remember_fragment(&key, &ports);
+        trace.is_first_piece = true;
         return Ok(());
     }
     let ports = maps::fragment(&key).ok_or(Counter::FragmentUnknown)?;
     headers.tuple.sport = ports.sport;
     headers.tuple.dport = ports.dport;
     Ok(())
+}
+
+/// A first piece was dropped: so are the later ones, which might otherwise be
+/// let pass on their way to another backend.
+#[inline(never)]
+fn forget_piece<A: Pod>(trace: &Trace<A>) -> u32 {
+    maps::forget_fragment(&trace.headers.fragment_key());
+    0
 }
 
 #[inline(always)]
@@ -224,7 +238,7 @@ fn send<A: Pod>(
     if trace.headers.discovery {
         return answered(ctx, A::discovery(ctx, &trace.headers, endpoint));
     }
-    reassemble(&mut trace.headers)?;
+    reassemble(trace)?;
     let is_hinted = trace.dst.set_hinted(&trace.headers.tuple.dst);
     let mut sight = Sight::Other;
     let isolated = trace.src.is_isolated() || (is_hinted && trace.dst.is_isolated());
@@ -399,7 +413,7 @@ fn receive<A: Pod>(
     if trace.headers.discovery {
         return Ok(PASS);
     }
-    reassemble(&mut trace.headers)?;
+    reassemble(trace)?;
     judged(ctx, trace, Sight::Other)?;
     Ok(PASS)
 }

@@ -102,6 +102,8 @@ pub(crate) struct Trace<A> {
     pub ingress_port_class: u32,
     /// A flow was opened by this packet.
     pub opened: bool,
+    /// The packet is the first piece of a datagram; its ports are remembered.
+    pub is_first_piece: bool,
 }
 
 impl<A: Addr> Trace<A> {

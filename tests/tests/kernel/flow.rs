@@ -9,7 +9,7 @@ use fairlead_tests::cluster::{
 use fairlead_tests::generate::traffic::{Entry, Step};
 use fairlead_tests::generate::{LOCAL_PODS, pod_ip};
 use fairlead_tests::kernel::Action;
-use fairlead_tests::packet::{Body, IcmpError, Ip, body, flag};
+use fairlead_tests::packet::{Body, IcmpError, Ip, body, flag, fragments};
 use fairlead_tests::require;
 use proxy_ebpf::abi::{Settings, pin};
 use proxy_ebpf::event::Counter;
@@ -236,5 +236,30 @@ fn a_full_table_drops_new_flows_with_a_reason_and_keeps_the_old_ones() {
         );
         let answer = sent_by(1, ip(v6, 0), body::udp(80, 1)).encode();
         assert_eq!(world.kernel.from_pod(1, &answer).action, Action::Redirect);
+    }
+}
+
+/// Or they might go on to another backend of a Service, which admits them.
+#[test]
+fn the_later_pieces_of_a_dropped_first_one_are_dropped_unseen() {
+    require!(Root, Bpf);
+    let mut world = world(&[]);
+    for v6 in [false, true] {
+        let mut whole = sent_by(0, ip(v6, 1), body::udp(1000, 81));
+        if let Body::Udp { payload, .. } = &mut whole.ip.body {
+            payload.resize(300, 1);
+        }
+        let counted: Vec<_> = fragments(&whole, 77, 104)
+            .iter()
+            .flat_map(|piece| world.kernel.from_pod(0, &piece.encode()).counted)
+            .collect();
+        assert_eq!(
+            counted,
+            [
+                Counter::PolicyIngress,
+                Counter::FragmentUnknown,
+                Counter::FragmentUnknown
+            ]
+        );
     }
 }

@@ -25,6 +25,7 @@ type Package = (Need, &'static str, &'static str);
 const PACKAGES: &[Package] = &[
     (Need::Build, "gcc", "gcc"),
     (Need::Build, "libc6-dev", "gcc"),
+    (Need::Build, "make", "make"),
     (Need::Build, "pkg-config", "pkg-config"),
     (Need::Demo, "iproute2", "ip"),
     (Need::Demo, "busybox-static", "busybox"),

@@ -149,3 +149,26 @@ async fn endpoints_that_somebody_writes_are_mirrored_while_their_service_has_no_
         .unwrap();
     settled(&cluster, "nothing left", |c| slices(c, "ext").is_empty()).await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_port_of_a_service_gets_a_node_port_of_its_own() {
+    let cluster = Cluster::start("node-ports").await;
+    let service = json!({
+        "metadata": {"name": "two"},
+        "spec": {
+            "type": "LoadBalancer", "externalTrafficPolicy": "Local", "selector": {"a": "b"},
+            "ports": [{"name": "a", "port": 80}, {"name": "b", "port": 81}],
+        },
+    });
+    let path = "/api/v1/namespaces/default/services";
+    let (code, made) = cluster.post(path, &service).await;
+    assert_eq!(code, 201, "{made}");
+    let spec = &made["spec"];
+    let mut given = vec![spec["healthCheckNodePort"].as_u64().unwrap()];
+    let ports = spec["ports"].as_array().unwrap();
+    given.extend(ports.iter().map(|port| port["nodePort"].as_u64().unwrap()));
+    given.sort_unstable();
+    given.dedup();
+    assert_eq!(given.len(), 3, "{spec}");
+    cluster.server.stop().await;
+}

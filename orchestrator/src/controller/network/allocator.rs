@@ -149,6 +149,13 @@ impl Turn<'_> {
         taken(&self.state.ports, &port, &self.key, has)
     }
 
+    /// Whether another port of this very request has got it.
+    fn port_given(&self, port: u16) -> bool {
+        let own = Arc::downgrade(&self.promise);
+        let holder = self.state.ports.get(&port);
+        holder.is_some_and(|holder| holder.promise.ptr_eq(&own))
+    }
+
     fn given(&self) -> Given {
         Given {
             key: self.key.clone(),
@@ -205,7 +212,7 @@ impl Turn<'_> {
         let start = *PORTS.start();
         let mut ports =
             (0..width).map(|step| start + u16::try_from((self.seed + step) % width).unwrap_or(0));
-        let port = ports.find(|port| !self.port_taken(*port))?;
+        let port = ports.find(|port| !self.port_taken(*port) && !self.port_given(*port))?;
         let given = self.given();
         self.state.ports.insert(port, given);
         Some(port)

@@ -14,7 +14,7 @@ use base64::engine::general_purpose::STANDARD;
 use serde_json::{Map, Value};
 use thiserror::Error;
 
-use crate::schema::{Field, Kind, ObjectType, ParseError, Timestamp, parse_json, schema};
+use crate::schema::{self, Field, Kind, ObjectType, ParseError, Timestamp, parse_json, schema};
 pub use wire::WireError;
 use wire::{Fields, Raw};
 
@@ -149,12 +149,20 @@ impl Walk {
             }) {
                 let bytes = raw.bytes().map_err(|error| self.wire(error))?;
                 self.fields(object, inlined, bytes, into)?;
-            } else if self.unknown.len() < UNKNOWN_MAX {
-                let path = format!("{}.#{number}", self.path);
-                self.unknown.push(path.trim_start_matches('.').to_owned());
+            } else {
+                self.note(number);
             }
         }
         Ok(())
+    }
+
+    /// Lists a field that the table does not know. What is listed is bounded in number and length:
+    /// a map's key, as long as the body, is part of the path.
+    fn note(&mut self, number: u32) {
+        if self.unknown.len() < UNKNOWN_MAX {
+            let path = format!("{}.#{number}", schema::clip(&self.path));
+            self.unknown.push(path.trim_start_matches('.').to_owned());
+        }
     }
 
     fn at<T>(
@@ -243,7 +251,7 @@ impl Walk {
                 for field in Fields::new(value.bytes().map_err(|error| walk.wire(error))?) {
                     match field.map_err(|error| walk.wire(error))? {
                         (1, raw) => items.extend(walk.items(of, raw)?),
-                        (number, _) => walk.unknown.push(format!("{}.#{number}", walk.path)),
+                        (number, _) => walk.note(number),
                     }
                 }
                 Ok(Value::Array(items))
@@ -336,8 +344,7 @@ fn timestamp(raw: Raw<'_>) -> Result<Option<Timestamp>, WireError> {
             _ => {}
         }
     }
-    // The years 0 to 9999, all that RFC 3339 can write.
-    let in_range = (-62_167_219_200..253_402_300_800).contains(&seconds) && nanos < 1_000_000_000;
+    let in_range = Timestamp::SECONDS.contains(&seconds) && nanos < 1_000_000_000;
     if !in_range {
         return Err(WireError::Range);
     }

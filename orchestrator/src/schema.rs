@@ -128,6 +128,16 @@ pub fn schema() -> &'static Schema {
     &SCHEMA
 }
 
+/// Longest path that a complaint shows, in bytes.
+const PATH_SHOWN: usize = 1024;
+
+/// A path as complaints show it: whoever chooses the keys in it chooses its length, and a hundred
+/// complaints may repeat it.
+pub fn clip(path: &str) -> &str {
+    path.get(..path.floor_char_boundary(PATH_SHOWN))
+        .unwrap_or(path)
+}
+
 impl Schema {
     /// The type of a kind that is served or accepted.
     pub fn kind(&self, group: &str, version: &str, kind: &str) -> Option<&ObjectType> {

@@ -427,3 +427,24 @@ proptest! {
         }
     }
 }
+
+/// A key is as long as its sender likes, and each unknown field below it takes two bytes.
+#[test]
+fn unknown_fields_of_a_map_entry_are_bounded_in_number_and_length() {
+    let key = "k".repeat(100_000);
+    let entry = message(|entry| {
+        put_bytes(1, key.as_bytes(), entry);
+        let list = message(|list| (0..1000).for_each(|_| put_varint(9, 0, list)));
+        put_bytes(2, &list, entry);
+    });
+    let extra = schema()
+        .named("authorization.v1.SubjectAccessReviewSpec")
+        .and_then(|spec| spec.field("extra"))
+        .expect("in the table");
+    let spec = message(|spec| put_bytes(extra.number, &entry, spec));
+    let raw = message(|raw| put_bytes(2, &spec, raw));
+    let body = envelope("authorization.k8s.io/v1", "SubjectAccessReview", &raw);
+    let unknown = decode(&body).expect("decodes").unknown;
+    assert_eq!(unknown.len(), UNKNOWN_MAX);
+    assert!(unknown.iter().all(|path| path.len() < 1100));
+}

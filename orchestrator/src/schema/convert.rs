@@ -8,7 +8,7 @@ use base64::engine::general_purpose::STANDARD;
 use serde_json::{Map, Number, Value};
 use thiserror::Error;
 
-use super::{Field, Kind, ObjectType, Quantity, QuantityError, Timestamp, schema};
+use super::{Field, Kind, ObjectType, Quantity, QuantityError, Timestamp, clip, schema};
 
 /// Upstream stops listing strict errors here.
 pub(super) const MAX_COMPLAINTS: usize = 100;
@@ -184,7 +184,7 @@ impl Walk {
             };
             let Some(field) = object.field(name) else {
                 if self.unknown.len() < MAX_COMPLAINTS {
-                    self.unknown.push(path.to_string());
+                    self.unknown.push(clip(&path.to_string()).to_owned());
                 }
                 return !self.prune;
             };

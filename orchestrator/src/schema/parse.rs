@@ -7,6 +7,7 @@ use serde::de::{DeserializeSeed, Deserializer, Error as _, MapAccess, SeqAccess,
 use serde_json::{Map, Number, Value};
 use thiserror::Error;
 
+use super::clip;
 use super::convert::MAX_COMPLAINTS;
 
 /// A body that is no JSON. Nesting deeper than 128 is refused too, so that no later walk over the
@@ -152,7 +153,7 @@ impl<'de> Visitor<'de> for Seed<'_> {
             if fields.contains_key(&name) {
                 let mut duplicates = self.duplicates.try_borrow_mut().map_err(A::Error::custom)?;
                 if duplicates.len() < MAX_COMPLAINTS {
-                    duplicates.push(path.to_string());
+                    duplicates.push(clip(&path.to_string()).to_owned());
                 }
             }
             fields.insert(name, value);

@@ -137,7 +137,8 @@ fn magnitude(whole: &str, fraction: &str, base: i128, power: i32) -> i128 {
         Some(product) => divide_up(product, divisor),
         None => (nanos / divisor).saturating_mul(up),
     };
-    (product + i128::from(inexact && product % NANO != 0)).min(cap)
+    let rounding = i128::from(inexact && product % NANO != 0);
+    product.saturating_add(rounding).min(cap)
 }
 
 /// Notation, base and exponent that a suffix stands for.
@@ -239,6 +240,15 @@ mod tests {
             ("--1", "error"),
         ] {
             assert_eq!(canonical(given), expected, "{given}");
+        }
+    }
+
+    #[test]
+    fn what_is_too_large_and_not_exact_is_capped() {
+        let digits = "9".repeat(60);
+        for text in [format!("{digits}.5"), format!("{digits}.{digits}Ei")] {
+            let quantity: Quantity = text.parse().expect("valid");
+            assert_eq!(quantity.value(), i64::MAX, "{text}");
         }
     }
 

@@ -1,6 +1,7 @@
 //! RFC 3339 times as the API writes them: whole seconds or microseconds, always in UTC.
 
 use std::fmt::Write as _;
+use std::ops::Range;
 
 use thiserror::Error;
 
@@ -21,6 +22,9 @@ pub struct Timestamp {
 }
 
 impl Timestamp {
+    /// The years 0 to 9999, all that RFC 3339 can write.
+    pub const SECONDS: Range<i64> = -62_167_219_200..253_402_300_800;
+
     /// Reads RFC 3339 with any offset and any number of fractional digits.
     pub fn parse(text: &str) -> Result<Self, TimestampError> {
         parse(text).ok_or_else(|| TimestampError {
@@ -89,10 +93,11 @@ fn parse(text: &str) -> Option<Timestamp> {
         None => (0, rest),
     };
     let seconds = days(year, month, day) * 86_400 + hour * 3600 + minute * 60 + second;
-    Some(Timestamp {
-        seconds: seconds - offset(zone)?,
-        nanos,
-    })
+    let seconds = seconds - offset(zone)?;
+    // An offset may lead out of what can be written.
+    Timestamp::SECONDS
+        .contains(&seconds)
+        .then_some(Timestamp { seconds, nanos })
 }
 
 /// Seconds east of UTC.
@@ -191,6 +196,8 @@ mod tests {
             "2026-13-01T00:00:00Z",
             "2023-02-29T00:00:00Z",
             "2026-11-23",
+            "0000-01-01T00:00:00+00:01",
+            "9999-12-31T23:59:59-00:01",
         ] {
             assert!(Timestamp::parse(text).is_err(), "{text}");
         }

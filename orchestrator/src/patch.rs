@@ -11,7 +11,7 @@ mod strategic;
 use thiserror::Error;
 
 pub use apply::{ApplyError, Conflict, Writer, apply, track_update};
-pub use json::{OPERATIONS_MAX, json_patch, merge_patch};
+pub use json::{DEPTH_MAX, OPERATIONS_MAX, deeper_than, json_patch, merge_patch};
 pub use strategic::strategic_merge;
 
 /// A patch that cannot be applied.

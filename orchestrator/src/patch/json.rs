@@ -11,8 +11,8 @@ pub const OPERATIONS_MAX: usize = 10_000;
 const COPIED_MAX: usize = 3 * 1024 * 1024;
 /// Most list items that the operations of one patch may shift.
 const SHIFTED_MAX: usize = 20_000_000;
-/// Deepest nesting that a patch may build, so that the result can be read back (readers stop at 128).
-const DEPTH_MAX: usize = 100;
+/// Deepest nesting of what is stored, so that it can be read back (readers stop at 128).
+pub const DEPTH_MAX: usize = 100;
 
 /// Applies a JSON patch document to `target`. On an error `target` is undefined.
 pub fn json_patch(target: &mut Value, patch: Value) -> Result<(), PatchError> {
@@ -79,7 +79,7 @@ impl Budget {
 }
 
 /// Whether `value` has more than `levels` levels of nesting below it.
-fn deeper_than(value: &Value, levels: usize) -> bool {
+pub fn deeper_than(value: &Value, levels: usize) -> bool {
     match value {
         Value::Array(items) if !items.is_empty() => {
             levels == 0 || items.iter().any(|item| deeper_than(item, levels - 1))

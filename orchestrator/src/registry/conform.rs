@@ -4,6 +4,7 @@ use serde_json::Value;
 
 use super::WriteOptions;
 use crate::{
+    patch::{DEPTH_MAX, deeper_than},
     resource::Resource,
     schema::{self, FieldValidation, schema},
     status::{Cause, Status},
@@ -12,8 +13,9 @@ use crate::{
 /// Brings `object` into stored form; complaints become warnings or a refusal.
 ///
 /// # Errors
-/// 400 for a wrong type, and under `Strict` for unknown and duplicate fields;
-/// 422 with the cause `patch` where a patch made the object.
+/// 400 for a wrong type, for nesting too deep to be read back, and under `Strict`
+/// for unknown and duplicate fields; 422 with the cause `patch` where a patch made
+/// the object.
 pub(super) fn conform(
     resource: &Resource,
     object: &mut Value,
@@ -37,6 +39,10 @@ pub(super) fn conform(
         );
         refusal(text, patch)
     })?;
+    if deeper_than(object, DEPTH_MAX) {
+        let text = format!("the {} nests deeper than {DEPTH_MAX} levels", resource.kind);
+        return Err(Status::bad_request(text));
+    }
     let complaints = converted.complaints(&options.duplicates);
     match options.field_validation {
         FieldValidation::Strict if !complaints.is_empty() => {

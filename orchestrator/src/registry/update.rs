@@ -220,14 +220,10 @@ fn isolate(resource: &Resource, subresource: &str, new: &mut Value, old: &Value)
             }
         }
         "approval" => {
-            let conditions = new["status"]["conditions"].take();
-            *new = old.clone();
-            new["status"]["conditions"] = conditions;
+            keep_only(new, old, "status", "conditions");
         }
         "ephemeralcontainers" => {
-            let containers = new["spec"]["ephemeralContainers"].take();
-            *new = old.clone();
-            new["spec"]["ephemeralContainers"] = containers;
+            keep_only(new, old, "spec", "ephemeralContainers");
         }
         _ => *new = old.clone(),
     }
@@ -252,6 +248,17 @@ fn keep_identity(metadata: &Value, new: &mut Value, everything: bool) {
             }
             value => new["metadata"][*field] = value.clone(),
         }
+    }
+}
+
+/// Of `new`, keeps `part.field` alone; the rest is that of `old`.
+fn keep_only(new: &mut Value, old: &Value, part: &str, field: &str) {
+    let value = new.get(part).and_then(|part| part.get(field)).cloned();
+    *new = old.clone();
+    match new.get_mut(part) {
+        Some(part) => set(part, field, value),
+        None if value.is_some() => new[part][field] = value.unwrap_or_default(),
+        None => {}
     }
 }
 

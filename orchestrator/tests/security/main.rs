@@ -3,6 +3,7 @@
 
 mod caller;
 mod flood;
+mod fuzz;
 mod review;
 
 use std::time::{Duration, SystemTime};

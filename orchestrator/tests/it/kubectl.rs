@@ -362,6 +362,21 @@ dyn = dynamic.DynamicClient(client.ApiClient())
 maps = dyn.resources.get(api_version="v1", kind="ConfigMap")
 maps.server_side_apply({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "s"}, "data": {"x": "y"}}, namespace="default", field_manager="py")
 assert maps.get(name="s", namespace="default").data["x"] == "y"
+found = list(dyn.resources.get(api_version="apps/v1", kind="Deployment").watch(namespace="default", timeout=1))
+assert [event["object"].metadata.name for event in found] == ["d"], found
+page = client.RbacAuthorizationV1Api().list_cluster_role(limit=3)
+assert len(page.items) == 3 and page.metadata._continue, page
+token = core.create_namespaced_service_account_token("default", "default", {"spec": {"audiences": ["a"], "expirationSeconds": 600}})
+assert token.status.token, token
+access = client.AuthorizationV1Api().create_self_subject_access_review({"spec": {"resourceAttributes": {"verb": "get", "resource": "pods"}}})
+assert access.status.allowed, access
+core.create_namespaced_pod("default", {"metadata": {"name": "p"}, "spec": {"containers": [{"name": "c", "image": "i"}]}})
+core.create_namespaced_pod_eviction("p", "default", {"metadata": {"name": "p"}})
+try:
+    core.create_namespaced_config_map("default", {"metadata": {"name": "X_"}})
+    sys.exit("must be 422")
+except client.ApiException as e:
+    assert e.status == 422 and "metadata.name" in e.body, e
 try:
     core.read_namespaced_config_map("none", "default")
     sys.exit("must be 404")

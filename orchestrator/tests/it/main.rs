@@ -18,6 +18,7 @@ mod events;
 mod harness;
 mod hollow;
 mod jobs;
+mod kube_rs;
 mod kubectl;
 mod leader;
 mod matrix;

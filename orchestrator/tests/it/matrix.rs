@@ -1,5 +1,7 @@
 //! The commands of kubectl that the other tests leave out, and what they say.
 
+use base64::Engine as _;
+
 use crate::{hollow::with_nodes, tool::with_each};
 
 const MAP: &str = "
@@ -267,5 +269,48 @@ fn kubectl_deletes_in_each_way() {
         let left = kubectl.run("get pods,rs,deploy", "").stderr;
         assert!(left.contains("No resources found"), "{left}");
         kubectl.bad("delete cm none", "", "configmaps \"none\" not found");
+    });
+}
+
+/// A request for a client certificate of the user zoe, as a manifest.
+fn certificate_request() -> String {
+    let key = rcgen::KeyPair::generate().unwrap();
+    let mut wanted = rcgen::CertificateParams::default();
+    wanted.distinguished_name = rcgen::DistinguishedName::new();
+    wanted
+        .distinguished_name
+        .push(rcgen::DnType::CommonName, "zoe");
+    let request = wanted.serialize_request(&key).unwrap().pem().unwrap();
+    let request = base64::engine::general_purpose::STANDARD.encode(request);
+    format!(
+        "
+apiVersion: certificates.k8s.io/v1
+kind: CertificateSigningRequest
+metadata: {{name: zoe}}
+spec:
+  request: {request}
+  signerName: kubernetes.io/kube-apiserver-client
+  usages: [client auth]
+  expirationSeconds: 86400
+"
+    )
+}
+
+#[test]
+fn kubectl_approves_a_certificate() {
+    let request = certificate_request();
+    with_each("certificate", |kubectl| {
+        kubectl.piped("apply -f -", &request, "created");
+        kubectl.all_good(&[
+            ("get csr zoe", "24h                 Pending"),
+            ("certificate approve zoe", "zoe approved"),
+            (
+                "wait csr/zoe --for=jsonpath={.status.certificate} --timeout=30s",
+                "condition met",
+            ),
+            ("get csr zoe", "Approved,Issued"),
+            ("describe csr zoe", "Common Name:    zoe"),
+        ]);
+        kubectl.bad("certificate deny zoe", "", "is already Approved");
     });
 }

@@ -642,7 +642,14 @@ impl Oracle {
                 if stale {
                     all.extend(self.refusals(flow.opener).into_iter().map(dropped));
                 }
-                sure |= !flow.doubtful && !stale;
+                // Its connections may end with a Service.
+                let gone = flow.client.is_some_and(|client| {
+                    let (ip, port) = (client.dst, client.dport);
+                    seen_by_client
+                        && service::target(&self.cluster, ip, port, client.protocol)
+                            == Target::Plain
+                });
+                sure |= !(flow.doubtful || stale || gone);
                 all.push(self.translated_error(ip, flow, seen_by_server));
             }
         }

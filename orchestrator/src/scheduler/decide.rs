@@ -38,7 +38,7 @@ fn choice(nodes: usize) -> usize {
 }
 
 /// Decides. `turn` remembers where the last search ended, so that all nodes
-/// get their share, and breaks ties.
+/// get their share.
 pub fn decide(
     pod: &PodInfo,
     nodes: &Nodes,
@@ -80,28 +80,22 @@ pub fn decide(
     if fitting.is_empty() {
         return refused(nodes.count(), &reasons);
     }
-    Decision::Node(best(pod, &fitting, &topology, nodes.count(), *turn))
+    Decision::Node(best(pod, &fitting, &topology, nodes.count()))
 }
 
-fn best(
-    pod: &PodInfo,
-    fitting: &[&NodeInfo],
-    topology: &Topology,
-    present: usize,
-    turn: usize,
-) -> String {
+/// The node of the highest score; of several the one with the fewest pods, of
+/// several the first.
+fn best(pod: &PodInfo, fitting: &[&NodeInfo], topology: &Topology, present: usize) -> String {
     if let [only] = fitting {
         return only.name.clone();
     }
     let scores = scores(pod, fitting, topology, present);
     let most = scores.iter().copied().max().unwrap_or(0);
-    let ties = scores.iter().filter(|score| **score == most).count();
-    let pick = turn % ties.max(1);
-    let mut best = scores
+    scores
         .iter()
         .zip(fitting)
-        .filter(|(score, _)| **score == most);
-    best.nth(pick)
+        .filter(|(score, _)| **score == most)
+        .min_by_key(|(_, node)| node.pods.len())
         .map_or_else(String::new, |(_, node)| node.name.clone())
 }
 

@@ -83,6 +83,26 @@ fn a_refusal_counts_the_nodes_of_every_reason() {
 }
 
 #[test]
+fn alike_pods_are_spread_over_alike_nodes() {
+    let large = |n: &mut Value| {
+        n["status"]["allocatable"] = json!({"cpu": "64", "memory": "256Gi", "pods": "110"});
+    };
+    let mut nodes = cluster(["a", "b", "c"].map(|name| node(name, large)).into(), vec![]);
+    let (names, mut turn) = (Namespaces::new(), 0);
+    for index in 0..6 {
+        let mut next = pod(&format!("p{index}"), |_| {});
+        let found = decide(&next, &nodes, &names, &Volumes::default(), &mut turn);
+        let Decision::Node(node) = found else {
+            panic!("{found:?}");
+        };
+        next.node = node;
+        nodes.put(Arc::new(next));
+    }
+    let counts = nodes.all().iter().map(|node| node.pods.len());
+    assert_eq!(counts.collect::<Vec<_>>(), [2, 2, 2]);
+}
+
+#[test]
 fn the_only_node_that_fits_is_taken() {
     let zone =
         |name: &'static str| move |n: &mut Value| n["metadata"]["labels"]["zone"] = json!(name);

@@ -118,23 +118,17 @@ pub struct Records {
 
 impl Records {
     /// Reads the directory again. A file that was good and is bad now keeps its
-    /// last good record: the pod is still there.
+    /// last good record, and if the directory cannot be read all do: the pods
+    /// are still there.
     pub fn read(&mut self, directory: &Path) -> Result<(), RecordError> {
-        let unreadable = |source| RecordError::Read {
+        let names = list(directory).map_err(|source| RecordError::Read {
             path: directory.to_owned(),
             source,
-        };
+        })?;
         let mut previous = std::mem::take(&mut self.records);
         self.rejected.clear();
-        for entry in std::fs::read_dir(directory).map_err(unreadable)? {
-            let entry = entry.map_err(unreadable)?;
-            let Ok(name) = entry.file_name().into_string() else {
-                continue;
-            };
-            if name.starts_with('.') || !is_record(&name) {
-                continue;
-            }
-            match read_one(&entry.path()) {
+        for name in names {
+            match read_one(&directory.join(&name)) {
                 Ok(Some(stored)) => {
                     self.records.insert(name, stored);
                 }
@@ -149,6 +143,16 @@ impl Records {
         }
         Ok(())
     }
+}
+
+/// The names of the records' files.
+fn list(directory: &Path) -> io::Result<Vec<String>> {
+    let mut names = Vec::new();
+    for entry in std::fs::read_dir(directory)? {
+        names.extend(entry?.file_name().into_string().ok());
+    }
+    names.retain(|name| !name.starts_with('.') && is_record(name));
+    Ok(names)
 }
 
 fn is_record(name: &str) -> bool {
@@ -271,5 +275,18 @@ mod tests {
         records.read(&directory).unwrap();
         assert_eq!(records.records.len(), 0);
         std::fs::remove_dir(&directory).unwrap();
+    }
+
+    #[test]
+    fn a_directory_that_cannot_be_read_takes_no_endpoint_away() {
+        let directory = std::env::temp_dir().join(format!("fl-unread-{}", std::process::id()));
+        std::fs::create_dir_all(&directory).unwrap();
+        let good = serde_json::to_vec(&record(|_| {}).unwrap()).unwrap();
+        std::fs::write(directory.join("c1-eth0.json"), &good).unwrap();
+        let mut records = Records::default();
+        records.read(&directory).unwrap();
+        std::fs::remove_dir_all(&directory).unwrap();
+        records.read(&directory).unwrap_err();
+        assert_eq!(records.records.len(), 1);
     }
 }

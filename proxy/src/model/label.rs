@@ -198,15 +198,19 @@ fn is_qualified(text: &str) -> bool {
             .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.'))
 }
 
-/// Lower-case labels of `a-z0-9-` joined by dots, at most `length` bytes.
+/// Lower-case parts of `a-z0-9-` joined by dots, at most `length` bytes. A part
+/// may be longer than a DNS label: the API server allows it in names.
 pub(super) fn is_dns_subdomain(text: &str, length: usize) -> bool {
-    !text.is_empty() && text.len() <= length && text.split('.').all(is_dns_label)
+    text.len() <= length && text.split('.').all(is_dns_part)
 }
 
 /// At most 63 of `a-z0-9-`, no hyphen at an end.
 pub(super) fn is_dns_label(text: &str) -> bool {
+    text.len() <= 63 && is_dns_part(text)
+}
+
+fn is_dns_part(text: &str) -> bool {
     !text.is_empty()
-        && text.len() <= 63
         && !text.starts_with('-')
         && !text.ends_with('-')
         && text

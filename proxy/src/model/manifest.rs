@@ -135,26 +135,29 @@ impl Batch {
 
 /// The items of a `v1` `List` (and lists of a kind, `PodList`), or the document itself.
 fn flatten(mut document: Document) -> Vec<Document> {
-    let is_list = document
-        .value
-        .get("kind")
-        .and_then(Value::as_str)
-        .is_some_and(|kind| kind.ends_with("List"));
-    let items = if is_list {
-        document.value.get_mut("items").map(Value::take)
-    } else {
-        None
+    let text = |field: &str| {
+        let text = document.value.get(field).and_then(Value::as_str);
+        text.unwrap_or_default().to_owned()
     };
-    let Some(Value::Array(items)) = items else {
+    let (api_version, kind) = (text("apiVersion"), text("kind"));
+    let items = kind
+        .strip_suffix("List")
+        .and_then(|kind| Some((kind, document.value.get_mut("items")?.take())));
+    let Some((kind, Value::Array(items))) = items else {
         return vec![document];
     };
-    let items = items
-        .into_iter()
-        .enumerate()
-        .map(|(index, value)| Document {
+    let items = items.into_iter().enumerate().map(|(index, mut value)| {
+        // Items of a list of a kind are of that kind, and need not say so.
+        if let (Value::Object(fields), false) = (&mut value, kind.is_empty()) {
+            for (field, of_list) in [("apiVersion", &*api_version), ("kind", kind)] {
+                fields.entry(field).or_insert_with(|| of_list.into());
+            }
+        }
+        Document {
             origin: format!("{}, item {}", document.origin, index + 1).into(),
             value,
-        });
+        }
+    });
     items.flat_map(flatten).collect()
 }
 
@@ -163,13 +166,46 @@ pub fn parse(document: &Document, unknown: Unknown) -> Parsed {
     let text = |field: &str| document.value.get(field).and_then(Value::as_str);
     let (api_version, kind_name) = (text("apiVersion"), text("kind"));
     let (api_version, kind_name) = (api_version.unwrap_or("?"), kind_name.unwrap_or("?"));
-    match Kind::of(api_version, kind_name) {
-        None => Parsed::Unsupported(format!("{api_version}/{kind_name}")),
-        Some(kind) => match read(kind, document, unknown) {
-            Ok(object) => Parsed::Object(object),
-            Err((name, errors)) => Parsed::Rejected(reject(kind, name, document, errors)),
-        },
+    let read = match Kind::of(api_version, kind_name) {
+        None if is_policy(api_version, kind_name, &document.value) => {
+            let name = raw_name(Kind::NetworkPolicy, document);
+            Err((
+                Kind::NetworkPolicy,
+                (name, of_no_kind(api_version, kind_name)),
+            ))
+        }
+        None => return Parsed::Unsupported(format!("{api_version}/{kind_name}")),
+        Some(kind) => read(kind, document, unknown).map_err(|faults| (kind, faults)),
+    };
+    match read {
+        Ok(object) => Parsed::Object(object),
+        Err((kind, (name, errors))) => Parsed::Rejected(reject(kind, name, document, errors)),
     }
+}
+
+/// Whether something of no kind that we know is meant to be a Kubernetes
+/// NetworkPolicy, by an old or misspelt apiVersion or a misspelt kind. Others
+/// have kinds of this name too, in groups of their own.
+fn is_policy(api_version: &str, kind: &str, value: &Value) -> bool {
+    let group = api_version.split_once('/').map_or("", |(group, _)| group);
+    let is_foreign = group.contains('.') && !group.contains("k8s");
+    let is_named = kind.eq_ignore_ascii_case(Kind::NetworkPolicy.name());
+    let has_subject = || value.pointer("/spec/podSelector").is_some();
+    (is_named && !is_foreign) || (group == "networking.k8s.io" && has_subject())
+}
+
+fn of_no_kind(api_version: &str, kind: &str) -> Vec<FieldError> {
+    let (known, mut check) = (Kind::NetworkPolicy, Check::default());
+    for (path, is, wanted) in [
+        ("apiVersion", api_version, known.api_version()),
+        ("kind", kind, known.name()),
+    ] {
+        if is != wanted {
+            let reason = format!("\"{is}\" is not known");
+            check.fault(path, reason, format!("write {wanted}"));
+        }
+    }
+    check.errors
 }
 
 type Faults = (ObjectName, Vec<FieldError>);

@@ -205,6 +205,74 @@ fn lists_are_flattened_and_other_kinds_counted() {
 }
 
 #[test]
+fn items_of_a_list_of_a_kind_need_not_name_it() {
+    let list = json!({"apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicyList", "items": [
+        {"metadata": {"name": "p", "namespace": "shop"}, "spec": {"podSelector": {}}}]});
+    let batch = Batch::read([document(list)], Unknown::Reject);
+    assert_eq!((batch.objects.len(), batch.unsupported.len()), (1, 0));
+}
+
+#[test]
+fn a_policy_of_no_known_version_or_kind_isolates_and_is_named() {
+    let of = |api_version: Value, kind: Value| {
+        json!({"apiVersion": api_version, "kind": kind, "metadata": {"name": "p", "namespace": "shop"},
+            "spec": {"podSelector": {"matchLabels": {"app": "web"}}, "ingress": []}})
+    };
+    for (value, path) in [
+        (
+            of(json!("networking.k8s.io/v1beta1"), json!("NetworkPolicy")),
+            "apiVersion",
+        ),
+        (
+            of(json!("extensions/v1beta1"), json!("NetworkPolicy")),
+            "apiVersion",
+        ),
+        (of(Value::Null, json!("NetworkPolicy")), "apiVersion"),
+        (
+            of(json!("networking.k8s.io/v1"), json!("Networkpolicy")),
+            "kind",
+        ),
+        (
+            of(json!("networking.k8s.io/v1"), json!("NetworkPolcy")),
+            "kind",
+        ),
+        (of(json!("networking.k8s.io/v1"), Value::Null), "kind"),
+    ] {
+        let paths: Vec<_> = faults(&value).into_iter().map(|(path, _)| path).collect();
+        assert_eq!(paths, [path], "{value}");
+        let policy = closed(value);
+        assert_eq!(policy.name, ObjectName::new("shop", "p"));
+        assert_eq!(policy.subject.to_string(), "app=web");
+        assert_eq!(policy.ingress, Some(vec![]));
+    }
+    for (api_version, kind) in [
+        ("projectcalico.org/v3", "NetworkPolicy"),
+        ("crd.antrea.io/v1beta1", "NetworkPolicy"),
+        ("networking.k8s.io/v1", "Ingress"),
+    ] {
+        let mut other = of(json!(api_version), json!(kind));
+        if kind == "Ingress" {
+            other["spec"] = json!({"rules": []});
+        }
+        let parsed = parse(&document(other), Unknown::Reject);
+        assert_eq!(parsed, Parsed::Unsupported(format!("{api_version}/{kind}")));
+    }
+}
+
+#[test]
+fn names_may_have_parts_longer_than_a_dns_label() {
+    let mut long = policy(&json!({"podSelector": {}}));
+    long["metadata"]["name"] = json!("a".repeat(200));
+    let parsed = parse(&document(long.clone()), Unknown::Reject);
+    assert!(matches!(parsed, Parsed::Object(_)), "{parsed:?}");
+    long["metadata"]["name"] = json!("a".repeat(254));
+    assert_eq!(faults(&long)[0].0, "metadata.name");
+    let service =
+        json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "a".repeat(64)}});
+    assert_eq!(faults(&service)[0].0, "metadata.name");
+}
+
+#[test]
 fn the_last_of_two_objects_of_a_name_wins_and_the_first_is_reported() {
     let both = [namespace("a", "x"), namespace("a", "y")].map(document);
     let batch = Batch::read(both, Unknown::Reject);

@@ -54,7 +54,7 @@ pub(super) fn live<'a>(
 pub(super) fn is_of(record: &EndpointRecord, pod: &Pod) -> bool {
     let wanted = record.pod.as_ref().and_then(|pod| pod.uid.as_ref());
     match (wanted, &pod.uid) {
-        (Some(wanted), Some(uid)) => wanted == uid,
+        (Some(wanted), Some(uid)) => wanted == uid || pod.static_uid.as_ref() == Some(wanted),
         _ => true,
     }
 }
@@ -239,6 +239,15 @@ mod tests {
         let known = attachment(&stored.record, find("new"));
         assert_eq!(known.pod, Some(ObjectName::new("a", "x")));
         assert!(known_pod(&stored.record, &state("new")).is_some());
+    }
+
+    #[test]
+    fn a_static_pod_is_known_by_its_kubelets_uid() {
+        let stored = stored(1, "x", Some("hash"), 60);
+        let mut mirror = (*state("of-the-mirror").pods[&ObjectName::new("a", "x")]).clone();
+        assert!(!is_of(&stored.record, &mirror));
+        mirror.static_uid = Some("hash".to_owned());
+        assert!(is_of(&stored.record, &mirror));
     }
 
     #[test]

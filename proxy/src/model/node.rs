@@ -106,10 +106,16 @@ pub enum Phase {
     Failed,
 }
 
+/// The annotation by which a kubelet marks the mirrors of its static pods.
+const STATIC_UID: &str = "kubernetes.io/config.mirror";
+
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Pod {
     pub name: ObjectName,
     pub uid: Option<String>,
+    /// The UID by which its kubelet knows it, if the pod is a static one: the
+    /// API server has given its mirror another.
+    pub static_uid: Option<String>,
     pub labels: Labels,
     pub node: Option<String>,
     pub host_network: bool,
@@ -182,6 +188,11 @@ impl Pod {
         Self {
             labels: read_labels(check, pod.metadata.labels.as_ref()),
             uid: pod.metadata.uid.clone(),
+            static_uid: pod
+                .metadata
+                .annotations
+                .as_ref()
+                .and_then(|annotations| annotations.get(STATIC_UID).cloned()),
             node: spec.node_name.filter(|node| !node.is_empty()),
             host_network: spec.host_network.unwrap_or(false),
             ips: read_pod_ips(check, &status),

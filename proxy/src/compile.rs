@@ -377,8 +377,8 @@ impl Compiler {
         let mut owners = Owners::default();
         let mut attached = BTreeSet::new();
         for (slot, attachment) in &self.attachments {
-            attached.extend(&attachment.pod);
             for ip in &attachment.ips {
+                attached.extend(attachment.pod.iter().map(|pod| (pod, *ip)));
                 owners.claim(*ip, Owner::Endpoint(*slot));
             }
         }
@@ -392,9 +392,11 @@ impl Compiler {
             }
         }
         let live = self.state.pods.values().filter(|pod| !pod.is_over());
-        for pod in live.filter(|pod| !attached.contains(&pod.name)) {
+        for pod in live {
             let owner = self.owner_of(pod);
-            for ip in &pod.ips {
+            // A pod of an attachment's name may be its successor, elsewhere.
+            let others = |ip: &&IpAddr| !attached.contains(&(&pod.name, **ip));
+            for ip in pod.ips.iter().filter(others) {
                 owners.claim(*ip, owner.clone());
             }
         }

@@ -338,6 +338,25 @@ fn a_pod_elsewhere_is_one_hash_write() {
     );
 }
 
+#[test]
+fn the_successor_elsewhere_of_an_attached_pod_has_its_own_address() {
+    let mut random = Random(1);
+    let mut compiler = Compiler::new(NODE);
+    let mut pod = world::pod(&mut random, 0);
+    pod.phase = crate::model::Phase::Running;
+    pod.ips = vec![v4(100), v4(0)];
+    let pod = Object::Pod(pod.into());
+    let inputs = [
+        world::attach(0, false),
+        Input::Object(crate::model::Change::Upsert(pod)),
+    ];
+    compiler.update(inputs);
+    let kind_of = |ip| compiler.tables().addresses.get(&ip).map(|a| a.kind);
+    assert_eq!(kind_of(v4(0)), Some(kind::LOCAL_POD));
+    assert_eq!(kind_of(v4(100)), Some(kind::REMOTE_POD));
+    assert_eq!(compiler.problems(), []);
+}
+
 /// A compiler that starts with what the maps of `old` hold, and its first writes.
 fn restarted(old: &Compiler, extra: Vec<Input>) -> (Compiler, Vec<Write>) {
     let mut compiler = Compiler::adopt(NODE, old.tables().clone());

@@ -296,11 +296,7 @@ impl Compiler {
     }
 
     fn take_change(&mut self, change: Change, work: &mut Work) {
-        let key = match &change {
-            Change::Upsert(object) => object.key(),
-            Change::Remove(key) => key.clone(),
-            Change::Reject(rejected) => rejected.key.clone(),
-        };
+        let key = change.key();
         let old = self.state.get(&key);
         self.state.apply(change);
         let new = self.state.get(&key);

@@ -155,3 +155,14 @@ pub enum Change {
     /// holds in its place.
     Reject(Rejected),
 }
+
+impl Change {
+    /// The object that it is about.
+    pub fn key(&self) -> Key {
+        match self {
+            Self::Upsert(object) => object.key(),
+            Self::Remove(key) => key.clone(),
+            Self::Reject(rejected) => rejected.key.clone(),
+        }
+    }
+}

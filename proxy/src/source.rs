@@ -10,6 +10,7 @@ use crate::model::Change;
 pub mod api;
 pub mod directory;
 pub mod document;
+pub mod merge;
 
 /// Which source speaks: its place in the daemon's list.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

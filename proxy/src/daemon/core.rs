@@ -22,6 +22,7 @@ use crate::datapath::write::WriteError;
 use crate::endpoints::Records;
 use crate::model::{Change, Key, Kind, Object, ObjectName, Pod};
 use crate::netlink::Node;
+use crate::source::merge::Merge;
 use crate::source::{Event, Fault, SourceId};
 
 /// Updates that a full map may need to free room for one another.
@@ -51,6 +52,7 @@ pub(super) struct Core {
     pub(super) datapath: Arc<Datapath>,
     pub(super) admin: Admin,
     pub(super) sources: Vec<SourceState>,
+    merge: Merge,
     pub(super) records: Records,
     record_directory: PathBuf,
     boot_id: String,
@@ -88,6 +90,7 @@ impl Core {
             node_name: node_name.to_owned(),
             datapath: Arc::clone(&admin.datapath),
             admin,
+            merge: Merge::new(sources.len()),
             sources: sources.into_iter().map(named).collect(),
             records: Records::default(),
             record_directory,
@@ -138,12 +141,14 @@ impl Core {
                         *health
                             .metrics
                             .changes
-                            .entry(label(key(change).kind))
+                            .entry(label(change.key().kind))
                             .or_default() += 1;
                     }
                 });
-                self.pending
-                    .extend(changes.into_iter().map(|change| (key(&change), change)));
+                for change in changes {
+                    let change = self.merge.take(SourceId(id), change);
+                    self.pending.insert(change.key(), change);
+                }
             }
             Event::Synced => {
                 info!(source = %source.name, "source synced");
@@ -348,14 +353,6 @@ pub(super) enum StepError {
     Read(#[from] io::Error),
     #[error(transparent)]
     Write(#[from] WriteError),
-}
-
-fn key(change: &Change) -> Key {
-    match change {
-        Change::Upsert(object) => object.key(),
-        Change::Remove(key) => key.clone(),
-        Change::Reject(rejected) => rejected.key.clone(),
-    }
 }
 
 /// The metric label of a kind.

@@ -67,11 +67,18 @@ impl DirectoryWatch {
     }
 }
 
-/// Reads until nothing is left (`WouldBlock`) or 4096 names are collected.
+/// More names than this are as good as everything.
+const NAMES_MAX: usize = 4096;
+
+/// Events read without a pause: twice of what the kernel keeps.
+const EVENTS_MAX: usize = 32_768;
+
+/// Reads until nothing is left (`WouldBlock`), or so much has come that
+/// everything must be read again.
 fn read_all(fd: &OwnedFd, changed: &mut Changed) -> io::Result<()> {
     let mut buffer = [MaybeUninit::uninit(); 8192];
     let mut reader = Reader::new(fd, &mut buffer);
-    while changed.names.len() < 4096 {
+    for _ in 0..EVENTS_MAX {
         let event = reader.next()?;
         let flags = event.events();
         if flags.intersects(ReadFlags::DELETE_SELF | ReadFlags::MOVE_SELF | ReadFlags::IGNORED) {
@@ -80,15 +87,43 @@ fn read_all(fd: &OwnedFd, changed: &mut Changed) -> io::Result<()> {
         if flags.contains(ReadFlags::QUEUE_OVERFLOW) {
             changed.everything = true;
         }
-        let Some(name) = event.file_name().and_then(|name| name.to_str().ok()) else {
+        let Some(name) = event.file_name() else {
             continue;
         };
-        // Projected volumes change all their files by renaming `..data`.
-        if name.starts_with("..") {
-            changed.everything = true;
-        } else {
-            changed.names.insert(name.to_owned());
+        match name.to_str() {
+            // Projected volumes change all their files by renaming `..data`.
+            Ok(name) if !name.starts_with("..") && changed.names.len() < NAMES_MAX => {
+                changed.names.insert(name.to_owned());
+            }
+            _ => changed.everything = true,
         }
     }
+    // Events that the buffer still held are lost.
+    changed.everything = true;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn of_more_changes_than_are_gathered_none_is_lost() {
+        const FILES: usize = 6000;
+        let directory = std::env::temp_dir().join(format!("fl-inotify-{}", std::process::id()));
+        std::fs::create_dir_all(&directory).unwrap();
+        let mut watch = DirectoryWatch::new(&directory).unwrap();
+        for number in 0..FILES {
+            std::fs::write(directory.join(number.to_string()), "").unwrap();
+        }
+        let mut all = Changed::default();
+        let wait = std::time::Duration::from_secs(10);
+        while !all.everything && all.names.len() < FILES {
+            let more = tokio::time::timeout(wait, watch.changed()).await;
+            let more = more.expect("every change is told").unwrap();
+            all.names.extend(more.names);
+            all.everything |= more.everything;
+        }
+        std::fs::remove_dir_all(&directory).unwrap();
+    }
 }

@@ -6,17 +6,21 @@
 //! in the order of file names. A file with a document that cannot even be
 //! attributed to an object keeps its last good content.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::OpenOptions;
 use std::io::{self, Read};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use rustix::fs::OFlags;
 use tracing::{debug, warn};
 
 use super::document::{self, Documents};
 use super::{Event, Fault, Sender};
 use crate::inotify::{Changed, DirectoryWatch};
 use crate::model::manifest::{Batch, Document, Unknown};
+use crate::model::{Instead, Object};
 
 /// A longer file is not read: a manifest of 10,000 objects is some 10 MB.
 const FILE_BYTES_MAX: u64 = 64 << 20;
@@ -31,6 +35,8 @@ const RETRY: Duration = Duration::from_secs(1);
 #[derive(Debug, Default)]
 struct Files {
     files: BTreeMap<String, Documents>,
+    /// Manifests by their ending, but not by their names.
+    unnamed: Vec<Fault>,
     batch: Batch,
 }
 
@@ -110,7 +116,8 @@ impl Files {
         let mut faults = Vec::new();
         if changed.everything {
             match list(directory) {
-                Ok(names) => {
+                Ok((names, unnamed)) => {
+                    self.unnamed = unnamed;
                     self.files.retain(|name, _| names.contains(name));
                     for name in names {
                         self.read(directory, &name);
@@ -135,7 +142,10 @@ impl Files {
             changes = changes.len(),
             "source read"
         );
+        faults.extend(self.unnamed.iter().cloned());
         faults.extend(self.files.values().flat_map(|file| file.faults.clone()));
+        faults.extend(superseded(&batch));
+        faults.extend(addressless(&batch));
         let mut events = Vec::new();
         if !changes.is_empty() {
             events.push(Event::Changes(changes));
@@ -173,9 +183,41 @@ impl Files {
     }
 }
 
-/// `None`: there is no such file (any more).
+/// Objects that another document of the same kind and name has taken the place of.
+fn superseded(batch: &Batch) -> impl Iterator<Item = Fault> {
+    let rejected = batch.rejected.iter();
+    let later = rejected.filter(|rejected| rejected.instead == Instead::Later);
+    later.flat_map(|rejected| {
+        rejected.errors.iter().map(|error| Fault {
+            origin: rejected.origin.to_string(),
+            reason: format!("{}: {}: {}", rejected.key, error.path, error.reason),
+            hint: error.hint.clone(),
+        })
+    })
+}
+
+/// Services that wait for an address, which an API server would give them.
+fn addressless(batch: &Batch) -> impl Iterator<Item = Fault> {
+    batch
+        .objects
+        .iter()
+        .filter_map(|(key, object)| match object {
+            Object::Service(service) if service.is_proxied && service.cluster_ips.is_empty() => {
+                Some(Fault {
+                    origin: key.to_string(),
+                    reason: "has no address: nobody gives it one here".to_owned(),
+                    hint: "state spec.clusterIP, or `None` for a headless Service".to_owned(),
+                })
+            }
+            _ => None,
+        })
+}
+
+/// `None`: there is no such file (any more), or it is something else.
 fn read_text(path: &Path) -> io::Result<Option<String>> {
-    let file = match std::fs::File::open(path) {
+    // Opening a pipe would wait for its writer.
+    let flags = OFlags::NONBLOCK.bits().cast_signed();
+    let file = match OpenOptions::new().read(true).custom_flags(flags).open(path) {
         Ok(file) => file,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(error),
@@ -192,16 +234,27 @@ fn read_text(path: &Path) -> io::Result<Option<String>> {
     Ok(Some(text))
 }
 
-fn list(directory: &Path) -> io::Result<Vec<String>> {
-    let mut names = Vec::new();
+/// The names of manifests, and the files that cannot be told by theirs.
+fn list(directory: &Path) -> io::Result<(BTreeSet<String>, Vec<Fault>)> {
+    let (mut names, mut unnamed) = (BTreeSet::new(), Vec::new());
     for entry in std::fs::read_dir(directory)? {
-        if let Ok(name) = entry?.file_name().into_string()
-            && is_manifest(&name)
-        {
-            names.push(name);
+        let name = entry?.file_name();
+        let shown = name.to_string_lossy();
+        if !is_manifest(&shown) {
+            continue;
+        }
+        match name.to_str() {
+            Some(name) => {
+                names.insert(name.to_owned());
+            }
+            None => unnamed.push(Fault {
+                origin: shown.into_owned(),
+                reason: "is not read: its name is not UTF-8".to_owned(),
+                hint: "rename the file".to_owned(),
+            }),
         }
     }
-    Ok(names)
+    Ok((names, unnamed))
 }
 
 /// Hidden files are editors' temporary ones.

@@ -5,8 +5,10 @@
 //! no kind accepts, so that it is rejected by name (and a NetworkPolicy closes).
 
 use serde_json::{Value, json};
+use serde_saphyr::{Budget, Options};
 
 use super::Fault;
+use crate::model::Kind;
 use crate::model::manifest::Document;
 
 /// What a file's text is.
@@ -18,12 +20,29 @@ pub struct Documents {
     pub is_unclear: bool,
 }
 
+/// Keys and values in one document: some 10,000 pods with their status, in a list.
+const NODES_MAX: usize = 4_000_000;
+
+/// What aliases may add to a document.
+const REPLAYED_MAX: usize = 100_000;
+
+fn parse(text: &str) -> Result<Value, serde_saphyr::Error> {
+    let mut budget = Budget::default();
+    budget.max_nodes = NODES_MAX;
+    budget.max_events = 2 * NODES_MAX;
+    let mut options = Options::default();
+    options.budget = Some(budget);
+    options.alias_limits.max_total_replayed_events = REPLAYED_MAX;
+    serde_saphyr::from_str_with_options(text, options)
+}
+
 /// Reads all documents of a YAML or JSON text. `origin`: the file's name.
 pub fn read(origin: &str, text: &str) -> Documents {
+    let text = text.strip_prefix(BYTE_ORDER_MARK).unwrap_or(text);
     let mut all = Documents::default();
     for (index, part) in split(text).into_iter().enumerate() {
         let place = format!("{origin}, document {}", index + 1);
-        match serde_saphyr::from_str::<Value>(part) {
+        match parse(part) {
             Ok(Value::Null) => {}
             Ok(value @ Value::Object(_)) => all.documents.push(Document {
                 origin: place.into(),
@@ -56,6 +75,9 @@ pub fn read(origin: &str, text: &str) -> Documents {
     all
 }
 
+/// Some editors begin a file with it.
+const BYTE_ORDER_MARK: char = '\u{feff}';
+
 /// The parts between `---` lines (and after `...`); those of comments and blank
 /// lines only are left out.
 fn split(text: &str) -> Vec<&str> {
@@ -87,39 +109,47 @@ fn is_marker(line: &str) -> bool {
             .is_some_and(|rest| rest.is_empty() || rest.starts_with([' ', '\t']))
 }
 
-/// Kind and name of a block-style document that has an error elsewhere.
+/// Kind and name of a document that has an error elsewhere, block style or
+/// JSON on several lines. A policy may lack its name: it isolates all the same.
 fn salvage(text: &str, reason: &str) -> Option<Value> {
+    let depth = |line: &str| line.len() - line.trim_start().len();
+    let named = |line: &str| !matches!(line.trim(), "" | "{" | "---") && !line.starts_with('#');
+    let top_depth = text.lines().find(|line| named(line)).map(depth)?;
     let top = |field: &str| {
-        text.lines()
-            .find_map(|line| line.strip_prefix(field)?.strip_prefix(':').map(plain))
-            .filter(|value| !value.is_empty())
+        let mut lines = text.lines().filter(|line| depth(line) == top_depth);
+        lines.find_map(|line| value_of(line, field))
     };
     let below_metadata = |field: &str| {
-        text.lines()
-            .skip_while(|line| line.trim_end() != "metadata:")
+        let mut lines = text
+            .lines()
+            .skip_while(|line| depth(line) != top_depth || value_of(line, "metadata").is_none())
             .skip(1)
-            .take_while(|line| line.starts_with(' ') || line.trim().is_empty())
-            .find_map(|line| {
-                let rest = line.trim_start().strip_prefix(field)?;
-                rest.strip_prefix(':').map(plain)
-            })
+            .take_while(|line| depth(line) > top_depth || line.trim().is_empty());
+        lines
+            .find_map(|line| value_of(line, field))
             .filter(|value| !value.is_empty())
     };
+    let kind = top("kind").filter(|kind| !kind.is_empty())?;
+    let (api_version, name) = (top("apiVersion"), below_metadata("name"));
+    let is_whole = api_version.is_some() && name.is_some();
+    if !is_whole && kind != Kind::NetworkPolicy.name() {
+        return None;
+    }
     Some(json!({
-        "apiVersion": top("apiVersion")?,
-        "kind": top("kind")?,
-        "metadata": {
-            "name": below_metadata("name")?,
-            "namespace": below_metadata("namespace"),
-        },
+        "apiVersion": api_version,
+        "kind": kind,
+        "metadata": { "name": name, "namespace": below_metadata("namespace") },
         "spec": format!("not YAML: {reason}"),
     }))
 }
 
-/// A scalar without quotes and comment.
-fn plain(text: &str) -> &str {
-    let text = text.split(" #").next().unwrap_or_default().trim();
-    text.trim_matches(['"', '\''])
+/// What a line gives `field`, without quotes and comment.
+fn value_of<'a>(line: &'a str, field: &str) -> Option<&'a str> {
+    let line = line.trim_start();
+    let rest = line.strip_prefix('"').unwrap_or(line).strip_prefix(field)?;
+    let rest = rest.strip_prefix('"').unwrap_or(rest).strip_prefix(':')?;
+    let value = rest.split(" #").next().unwrap_or_default().trim();
+    Some(value.trim_end_matches(',').trim_matches(['"', '\'']))
 }
 
 #[cfg(test)]
@@ -173,6 +203,54 @@ mod tests {
         assert_eq!(value["metadata"]["namespace"], "shop");
         assert!(value["spec"].is_string());
         assert_eq!(read.faults.len(), 1);
+    }
+
+    #[test]
+    fn a_broken_policy_in_json_or_without_a_name_is_told_too() {
+        let json = "{\n  \"apiVersion\": \"networking.k8s.io/v1\",\n  \"kind\": \"NetworkPolicy\",\n  \
+                    \"metadata\": {\n    \"name\": \"db\",\n    \"namespace\": \"shop\"\n  },\n  \
+                    \"spec\": {\"podSelector\": {}\n";
+        let value = &read("f.json", json).documents[0].value;
+        assert_eq!(value["apiVersion"], "networking.k8s.io/v1");
+        assert_eq!(
+            value["metadata"],
+            json!({"name": "db", "namespace": "shop"})
+        );
+        let nameless = "kind: NetworkPolicy\nmetadata:\n  namespace: shop\nspec: [\n";
+        let read = read("f.yaml", nameless);
+        assert!(!read.is_unclear);
+        assert_eq!(read.documents[0].value["metadata"]["namespace"], "shop");
+    }
+
+    #[test]
+    fn a_byte_order_mark_and_carriage_returns_do_no_harm() {
+        let text = "\u{feff}---\r\nkind: A\r\n---\r\nkind: B\r\n";
+        assert_eq!(kinds(text), ["A", "B"]);
+        assert_eq!(kinds("\u{feff}kind: A\n"), ["A"]);
+    }
+
+    #[test]
+    fn a_list_of_ten_thousand_objects_is_one_document() {
+        // More than 250,000 keys and values.
+        let item = "- {kind: Pod, metadata: {name: a, labels: {a: b, c: d, e: f}}, spec: {x: [1, 2, 3]}}\n";
+        let text = format!("kind: List\nitems:\n{}", item.repeat(10_000));
+        let read = read("f.yaml", &text);
+        assert_eq!(read.faults, []);
+        assert_eq!(
+            read.documents[0].value["items"].as_array().unwrap().len(),
+            10_000
+        );
+    }
+
+    #[test]
+    fn aliases_cannot_blow_a_small_text_up() {
+        let mut text = "a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n".to_owned();
+        for level in 1..9 {
+            let inner = format!("*a{}, ", level - 1).repeat(10);
+            text.push_str(&format!("a{level}: &a{level} [{inner}]\n"));
+        }
+        let read = read("f.yaml", &text);
+        assert_eq!((read.documents.len(), read.faults.len()), (0, 1));
     }
 
     #[test]

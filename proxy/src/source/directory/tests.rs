@@ -141,6 +141,81 @@ async fn of_an_object_in_two_files_the_last_wins_and_the_other_comes_back() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_object_that_another_takes_the_place_of_is_reported() {
+    let mut bench = Bench::new(&[("1.yaml", &namespace("a")), ("2.yaml", &namespace("a"))]).await;
+    let fault = bench.faults[0].clone();
+    assert_eq!(fault.origin, "1.yaml, document 1");
+    assert!(
+        fault.reason.contains("Namespace a") && fault.reason.contains("2.yaml"),
+        "{fault:?}"
+    );
+    fs::remove_file(bench.directory.join("2.yaml")).unwrap();
+    bench.until(|b| b.faults.is_empty()).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_service_without_an_address_is_reported() {
+    let service = "apiVersion: v1\nkind: Service\nmetadata: {name: web}\n\
+                   spec: {selector: {app: web}, ports: [{port: 80}]}\n";
+    let mut bench = Bench::new(&[("s.yaml", service)]).await;
+    assert_eq!(bench.faults[0].origin, "Service default/web");
+    bench.write(
+        "s.yaml",
+        &service.replace("spec: {", "spec: {clusterIP: None, "),
+    );
+    bench.until(|b| b.faults.is_empty()).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_file_whose_name_is_no_text_is_reported() {
+    use std::os::unix::ffi::OsStrExt;
+    let mut bench = Bench::new(&[("a.yaml", &namespace("a"))]).await;
+    let name = std::ffi::OsStr::from_bytes(b"b\xff.yaml");
+    fs::write(bench.directory.join(name), namespace("b")).unwrap();
+    bench.until(|b| !b.faults.is_empty()).await;
+    assert!(
+        bench.faults[0].reason.contains("UTF-8"),
+        "{:?}",
+        bench.faults
+    );
+    fs::remove_file(bench.directory.join(name)).unwrap();
+    bench.until(|b| b.faults.is_empty()).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_pipe_among_the_manifests_does_not_stop_the_others() {
+    let mut bench = Bench::new(&[("a.yaml", &namespace("a"))]).await;
+    let pipe = bench.directory.join("b.yaml");
+    rustix::fs::mknodat(
+        rustix::fs::CWD,
+        &pipe,
+        rustix::fs::FileType::Fifo,
+        rustix::fs::Mode::RUSR,
+        0,
+    )
+    .unwrap();
+    bench.write("c.yaml", &namespace("c"));
+    bench.until(|b| b.namespaces() == ["a", "c"]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_mounted_config_map_that_is_swapped_is_read_anew() {
+    let mut bench = Bench::new(&[]).await;
+    let publish = |directory: &Path, version: &str, name: &str| {
+        let data = directory.join(format!("..{version}"));
+        fs::create_dir(&data).unwrap();
+        fs::write(data.join("x.yaml"), namespace(name)).unwrap();
+        std::os::unix::fs::symlink(format!("..{version}"), directory.join("..data_tmp")).unwrap();
+        fs::rename(directory.join("..data_tmp"), directory.join("..data")).unwrap();
+    };
+    publish(&bench.directory, "1", "a");
+    std::os::unix::fs::symlink("..data/x.yaml", bench.directory.join("x.yaml")).unwrap();
+    bench.until(|b| b.namespaces() == ["a"]).await;
+    publish(&bench.directory, "2", "b");
+    bench.until(|b| b.namespaces() == ["b"]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_bad_document_is_reported_by_file_and_number_and_spares_the_rest() {
     let text = namespace("a") + "---\nkind: [\n" + &namespace("b");
     let bench = Bench::new(&[("x.yaml", &text)]).await;

@@ -20,9 +20,11 @@
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use proxy_ebpf::addr::proto;
 use serde::Deserialize;
 use serde_json::Value;
 
+use crate::compile::tables::ServiceKey;
 use crate::compile::{Attachment, Compiler, Input, Owner, Problem};
 use crate::explain::{self, Explanation, Packet};
 use crate::model::manifest::{Batch, Document, Unknown};
@@ -217,6 +219,10 @@ impl Trial {
             reason,
             hint: hint.to_owned(),
         };
+        if document.value.get("apiVersion").and_then(Value::as_str) != Some(API_VERSION) {
+            let reason = format!("apiVersion: a {KIND} is of {API_VERSION}");
+            return Err(fault(reason, "see the example in the README"));
+        }
         let test: TestDocument =
             serde_path_to_error::deserialize(&document.value).map_err(|error| {
                 let path = error.path().to_string();
@@ -239,7 +245,7 @@ impl Trial {
                 let reason = format!("{}: \"{}\" is not a port", path("port"), case.port);
                 return Err(fault(reason, "write 80/tcp, 53/udp, 9/sctp or icmp"));
             };
-            cases.push(Case {
+            let case = Case {
                 from: end("from", &case.from)?,
                 to: end("to", &case.to)?,
                 protocol,
@@ -247,9 +253,56 @@ impl Trial {
                 port_text: case.port.clone(),
                 expect_allowed: case.expect == Expectation::Allow,
                 test: test.metadata.name.clone(),
-            });
+            };
+            if let Some((reason, hint)) = self.pointless(&case) {
+                return Err(fault(format!("spec.cases[{index}]: {reason}"), hint));
+            }
+            cases.push(case);
         }
         Ok(cases)
+    }
+
+    /// Why a case would test nothing, and what to do about it.
+    fn pointless(&self, case: &Case) -> Option<(String, &'static str)> {
+        let (from, to, port) = (&case.from, &case.to, &case.port_text);
+        let packets = self.packets(case);
+        if packets.is_empty() {
+            let reason = format!("{from} and {to} have no address of the same family");
+            return Some((reason, "write an address of the other's family"));
+        }
+        let of_nobody = |packet: &Packet| {
+            let ends = [packet.from, packet.to];
+            ends.iter().all(|end| self.slot_of(*end).is_none())
+        };
+        if packets.iter().any(of_nobody) {
+            let reason = format!("neither {from} nor {to} is a pod of these files");
+            return Some((reason, "give at least one of the ends as NAMESPACE/POD"));
+        }
+        let is_dead = |packet: &Packet| {
+            let is_service = self.compiler.owner(packet.to) == Some(&Owner::Service);
+            is_service && self.behind(*packet).is_empty()
+        };
+        packets.iter().any(is_dead).then(|| {
+            let reason = format!("the Service at {to} has no endpoint for {port}");
+            (reason, "add its pods to the files, or correct the port")
+        })
+    }
+
+    /// What policies see of a packet to a Service: one to each of its endpoints.
+    fn behind(&self, packet: Packet) -> Vec<Packet> {
+        let key = ServiceKey {
+            vip: packet.to,
+            port: packet.port,
+            proto: packet.protocol,
+        };
+        let endpoints = self.compiler.tables().endpoints_of(&key);
+        let endpoints = endpoints.into_iter().flatten();
+        let to = endpoints.map(|endpoint| Packet {
+            to: endpoint.address,
+            port: endpoint.port,
+            ..packet
+        });
+        to.collect()
     }
 
     fn end(&self, text: &str) -> Option<End> {
@@ -272,7 +325,12 @@ impl Trial {
             .map(|(from, to)| Packet {
                 from,
                 to,
-                protocol: case.protocol,
+                protocol: match case.protocol {
+                    // Each family has its own.
+                    proto::ICMP | proto::ICMPV6 if to.is_ipv6() => proto::ICMPV6,
+                    proto::ICMP | proto::ICMPV6 => proto::ICMP,
+                    other => other,
+                },
                 port: case.port,
             })
             .collect()
@@ -304,7 +362,17 @@ impl Trial {
     ) -> Result<(bool, Explanation), K::Error> {
         let (from, to) = (self.slot_of(packet.from), self.slot_of(packet.to));
         let passed = kernel.send(packet, from, to)?;
-        Ok((passed, explain::explain(&self.compiler, packet)))
+        let judged = match self.compiler.owner(packet.to) {
+            Some(Owner::Service) => self.behind(packet),
+            _ => vec![packet],
+        };
+        let judged = judged.into_iter();
+        let mut explanations: Vec<_> = judged
+            .map(|packet| explain::explain(&self.compiler, packet))
+            .collect();
+        // One of a Service's endpoints was chosen: it said what was seen.
+        let fits = explanations.iter().position(|e| e.allows() == passed);
+        Ok((passed, explanations.swap_remove(fits.unwrap_or(0))))
     }
 
     /// Runs all cases; [`Kernel::load`] must have been called.
@@ -356,8 +424,7 @@ impl Trial {
 }
 
 fn is_test(document: &Document) -> bool {
-    let field = |name: &str| document.value.get(name).and_then(Value::as_str);
-    field("kind") == Some(KIND) && field("apiVersion") == Some(API_VERSION)
+    document.value.get("kind").and_then(Value::as_str) == Some(KIND)
 }
 
 /// The addresses of a pod's manifest, or made-up ones of its slot.

@@ -193,6 +193,16 @@ pub struct Tables {
 }
 
 impl Tables {
+    /// The endpoints of a Service port.
+    pub fn endpoints_of(&self, key: &ServiceKey) -> Option<Vec<Backend>> {
+        let service = self.services.get(key)?;
+        let is_v6 = key.vip.is_ipv6();
+        let slots = service.base..service.base + service.count;
+        let ids = slots.filter_map(|slot| self.slots.get(&slot));
+        let backends = ids.filter_map(|id| self.backends.get(&BackendKey { is_v6, id }));
+        Some(backends.collect())
+    }
+
     /// The class of an address as the kernel finds it.
     pub fn class_of(&self, address: IpAddr) -> u32 {
         if let Some(known) = self.addresses.get(&address) {

@@ -117,13 +117,12 @@ fn translate(
         proto: protocol,
     };
     let name = super::report::service_name(core, to).unwrap_or_else(|| to.to_string());
-    let service = tables.services.get(&key).ok_or_else(|| {
+    let backends = tables.endpoints_of(&key).ok_or_else(|| {
         format!(
             "Service {name} has no port {port}/{}",
             protocol_name(protocol)
         )
     })?;
-    let backends = super::report::backends(core, to.is_ipv6(), service);
     if backends.is_empty() {
         return Err(format!(
             "Service {name} has no endpoint: connections are rejected"

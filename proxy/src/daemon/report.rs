@@ -2,14 +2,13 @@
 
 use std::net::IpAddr;
 
-use proxy_ebpf::abi::Service;
 use serde_json::{Value, json};
 
 use super::core::Core;
 use super::publish::fills;
 use super::{Daemon, pods};
 use crate::admin::{packets, unix_seconds};
-use crate::compile::tables::{Backend, BackendKey, EndpointPolicy};
+use crate::compile::tables::EndpointPolicy;
 
 /// `status`: is all well, and if not, what.
 pub(super) fn status(daemon: &Daemon) -> Value {
@@ -128,7 +127,7 @@ fn set_name(set: u32) -> String {
 pub(super) fn services(core: &Core) -> Value {
     let tables = core.compiler.tables();
     let services = tables.services.iter().map(|(key, service)| {
-        let backends = backends(core, key.vip.is_ipv6(), service).into_iter();
+        let backends = tables.endpoints_of(&key).into_iter().flatten();
         let backends = backends.map(|backend| {
             json!({
                 "address": backend.address,
@@ -154,15 +153,6 @@ pub(super) fn service_name(core: &Core, vip: IpAddr) -> Option<String> {
     let mut services = core.compiler.state().services.values();
     let owner = services.find(|service| service.cluster_ips.contains(&vip))?;
     Some(owner.name.to_string())
-}
-
-/// A Service port's backends.
-pub(super) fn backends(core: &Core, is_v6: bool, service: Service) -> Vec<Backend> {
-    let tables = core.compiler.tables();
-    let slots = service.base..service.base + service.count;
-    let ids = slots.filter_map(|slot| tables.slots.get(&slot));
-    ids.filter_map(|id| tables.backends.get(&BackendKey { is_v6, id }))
-        .collect()
 }
 
 /// `policies`: every NetworkPolicy and the local pods it isolates.

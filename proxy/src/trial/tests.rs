@@ -126,6 +126,79 @@ fn faults_of_cases_name_the_field() {
 }
 
 #[test]
+fn a_case_that_would_test_nothing_is_refused() {
+    let pod = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "six"},
+        "spec": {"containers": []}, "status": {"podIP": "fd00::6"}});
+    let of = |service: &Value, case: &Value| {
+        let documents = [pod.clone(), service.clone(), test_of(&json!([case])).value];
+        Trial::read(documents.map(document))
+            .unwrap_err()
+            .to_string()
+    };
+    let service = json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "empty"},
+        "spec": {"clusterIP": "fd97::1", "selector": {"no": "pod"}, "ports": [{"port": 80}]}});
+    let case =
+        |from: &str, to: &str| json!({"from": from, "to": to, "port": "80/tcp", "expect": "deny"});
+    let error = of(&service, &case("203.0.113.7", "default/six"));
+    assert!(
+        error.contains("spec.cases[0]: 203.0.113.7 and default/six have no address"),
+        "{error}"
+    );
+    let error = of(&service, &case("203.0.113.7", "203.0.113.8"));
+    assert!(
+        error.contains("neither 203.0.113.7 nor 203.0.113.8 is a pod"),
+        "{error}"
+    );
+    let error = of(&service, &case("default/six", "fd97::1"));
+    assert!(
+        error.contains("the Service at fd97::1 has no endpoint for 80/tcp"),
+        "{error}"
+    );
+}
+
+#[test]
+fn a_test_of_another_version_is_refused_not_passed_over() {
+    let mut test = test_of(&json!([]));
+    test.value["apiVersion"] = json!("fairlead.io/v2");
+    let error = Trial::read([test]).unwrap_err().to_string();
+    assert!(
+        error.contains("apiVersion: a PolicyTest is of fairlead.io/v1"),
+        "{error}"
+    );
+}
+
+#[test]
+fn a_packet_to_a_service_is_explained_by_its_endpoint() {
+    let service = json!({"apiVersion": "v1", "kind": "Service",
+        "metadata": {"name": "db", "namespace": "shop"},
+        "spec": {"clusterIP": "10.97.0.1", "selector": {"app": "db"},
+            "ports": [{"port": 80, "targetPort": "sql"}]}});
+    let case =
+        json!([{"from": "shop/cron", "to": "10.97.0.1", "port": "80/tcp", "expect": "deny"}]);
+    let mut documents = manifests();
+    documents.extend([document(service), test_of(&case)]);
+    let trial = Trial::read(documents).unwrap();
+    let mut kernel = Tables::default();
+    let Ok(()) = kernel.load(&trial.compiler);
+    let packet = trial.packets(&trial.cases[0])[0];
+    let Ok((_, explanation)) = trial.send(&mut kernel, packet);
+    assert_eq!(explanation.ingress.pod, Some(ObjectName::new("shop", "db")));
+}
+
+#[test]
+fn icmp_is_each_familys_own() {
+    let outcomes = run(&json!([
+        {"from": "shop/web", "to": "shop/cron", "port": "icmp", "expect": "allow"},
+    ]))
+    .unwrap();
+    let sent: Vec<_> = outcomes
+        .iter()
+        .map(|o| (o.packet.to.is_ipv6(), o.packet.protocol))
+        .collect();
+    assert_eq!(sent, [(false, 1), (true, 58)]);
+}
+
+#[test]
 fn a_manifest_that_is_not_understood_stops_the_trial() {
     let bad = document(
         json!({"apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy",

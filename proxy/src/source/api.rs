@@ -12,6 +12,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use futures_util::StreamExt;
 use kube::api::{Api, ApiResource, DynamicObject};
+use kube::client::ClientBuilder;
 use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Client, Config, ResourceExt};
 use serde_json::Value;
@@ -22,6 +23,10 @@ use tracing::{info, warn};
 use super::{Event, Fault, Sender};
 use crate::model::manifest::{Document, Parsed, Unknown, parse};
 use crate::model::{Change, Key, Kind, ObjectName};
+
+mod accepted;
+
+use accepted::Accepted;
 
 /// Changes that are gathered into one message while a list is read.
 const CHUNK: usize = 512;
@@ -51,8 +56,21 @@ pub enum AccessError {
     Client { source: kube::Error },
 }
 
+/// A client, and word of the watches that the server accepts.
+#[derive(Clone)]
+pub struct Connection {
+    client: Client,
+    accepted: Accepted,
+}
+
+impl std::fmt::Debug for Connection {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Connection")
+    }
+}
+
 /// Makes a client; does not connect yet.
-pub async fn connect(access: &Access) -> Result<Client, AccessError> {
+pub async fn connect(access: &Access) -> Result<Connection, AccessError> {
     let config = match access {
         Access::InCluster => {
             Config::incluster().map_err(|source| AccessError::InCluster { source })?
@@ -68,7 +86,18 @@ pub async fn connect(access: &Access) -> Result<Client, AccessError> {
                 .map_err(wrong)?
         }
     };
-    Client::try_from(config).map_err(|source| AccessError::Client { source })
+    Connection::new(config).map_err(|source| AccessError::Client { source })
+}
+
+impl Connection {
+    fn new(config: Config) -> Result<Self, kube::Error> {
+        let accepted = Accepted::default();
+        let client = ClientBuilder::try_from(config)?.with_layer(&accepted);
+        Ok(Self {
+            client: client.build(),
+            accepted,
+        })
+    }
 }
 
 /// What the watches of all kinds share.
@@ -80,7 +109,7 @@ struct Shared {
 }
 
 /// Runs until the daemon goes.
-pub async fn run(client: Client, sender: Sender) {
+pub async fn run(connection: Connection, sender: Sender) {
     let shared = Arc::new(Shared {
         sender,
         unsynced: AtomicUsize::new(Kind::ALL.len()),
@@ -88,7 +117,7 @@ pub async fn run(client: Client, sender: Sender) {
     });
     let mut watches = tokio::task::JoinSet::new();
     for kind in Kind::ALL {
-        watches.spawn(watch(client.clone(), kind, Arc::clone(&shared)));
+        watches.spawn(watch(connection.clone(), kind, Arc::clone(&shared)));
     }
     while watches.join_next().await.is_some() {}
 }
@@ -111,18 +140,24 @@ fn resource(kind: Kind) -> ApiResource {
     }
 }
 
-async fn watch(client: Client, kind: Kind, shared: Arc<Shared>) {
+async fn watch(connection: Connection, kind: Kind, shared: Arc<Shared>) {
+    let Connection { client, accepted } = connection;
     let api = Api::<DynamicObject>::all_with(client, &resource(kind));
     let events = watcher(api, watcher::Config::default()).default_backoff();
     let mut events = pin!(events);
     let mut follower = Follower::new(kind);
-    while let Some(event) = events.next().await {
+    loop {
+        let event = tokio::select! {
+            event = events.next() => event,
+            () = accepted.next(kind) => {
+                shared.came_right(kind).await;
+                continue;
+            }
+        };
+        let Some(event) = event else { return };
         let outcome = match event {
             Ok(event) => {
-                let came_right = shared.set_fault(kind, None).await;
-                if came_right {
-                    info!(%kind, "watching again");
-                }
+                shared.came_right(kind).await;
                 follower.follow(event)
             }
             Err(error) => {
@@ -145,6 +180,13 @@ async fn watch(client: Client, kind: Kind, shared: Arc<Shared>) {
 }
 
 impl Shared {
+    /// The watch of a kind works.
+    async fn came_right(&self, kind: Kind) {
+        if self.set_fault(kind, None).await {
+            info!(%kind, "watching again");
+        }
+    }
+
     /// Whether a fault was taken away.
     async fn set_fault(&self, kind: Kind, reason: Option<String>) -> bool {
         let mut faults = self.faults.lock().await;
@@ -340,6 +382,66 @@ mod tests {
         let second = vec![Init, InitApply(namespace("b")), InitDone];
         assert_eq!(run(&mut follower, &mut state, second), 0);
         assert_eq!(state.namespaces.keys().collect::<Vec<_>>(), ["b"]);
+    }
+
+    /// A server without objects, for as long as it is kept.
+    struct Empty(Option<tokio::runtime::Runtime>);
+
+    impl Empty {
+        fn start(address: std::net::SocketAddr) -> (Self, std::net::SocketAddr) {
+            let runtime = tokio::runtime::Runtime::new().unwrap();
+            let listener = runtime.block_on(tokio::net::TcpListener::bind(address));
+            let listener = listener.unwrap();
+            let address = listener.local_addr().unwrap();
+            let answer = |uri: axum::http::Uri| async move {
+                use axum::body::Body;
+                if uri.query().unwrap_or_default().contains("watch=true") {
+                    let silence = futures_util::stream::pending::<Result<String, std::io::Error>>();
+                    return Body::from_stream(silence);
+                }
+                Body::from(
+                    r#"{"kind":"List","apiVersion":"v1","metadata":{"resourceVersion":"1"},"items":[]}"#,
+                )
+            };
+            let router = axum::Router::new().fallback(answer);
+            runtime.spawn(async move { axum::serve(listener, router).await });
+            (Self(Some(runtime)), address)
+        }
+    }
+
+    impl Drop for Empty {
+        fn drop(&mut self) {
+            if let Some(runtime) = self.0.take() {
+                runtime.shutdown_background();
+            }
+        }
+    }
+
+    #[test]
+    fn the_fault_of_an_outage_goes_with_it_though_nothing_changed() {
+        let (server, address) = Empty::start(([127, 0, 0, 1], 0).into());
+        let (sender, mut events) = tokio::sync::mpsc::channel(64);
+        let own = tokio::runtime::Runtime::new().unwrap();
+        let config = Config::new(format!("http://{address}").parse().unwrap());
+        own.spawn(async move {
+            let connection = Connection::new(config).unwrap();
+            super::run(connection, Sender::new(super::super::SourceId(0), sender)).await;
+        });
+        let mut until = |met: fn(&Event) -> bool| {
+            let wait = std::time::Duration::from_mins(1);
+            own.block_on(async {
+                let found = async { while !met(&events.recv().await.unwrap().1) {} };
+                tokio::time::timeout(wait, found)
+                    .await
+                    .expect("an event in time");
+            });
+        };
+        until(|event| *event == Event::Synced);
+        drop(server);
+        until(|event| matches!(event, Event::Faults(faults) if faults.len() == Kind::ALL.len()));
+        let (server, _) = Empty::start(address);
+        until(|event| matches!(event, Event::Faults(faults) if faults.is_empty()));
+        drop(server);
     }
 
     #[test]

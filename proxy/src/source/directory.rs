@@ -34,7 +34,7 @@ const RETRY: Duration = Duration::from_secs(1);
 /// The files of a directory, as last read.
 #[derive(Debug, Default)]
 struct Files {
-    files: BTreeMap<String, Documents>,
+    by_name: BTreeMap<String, Documents>,
     /// Manifests by their ending, but not by their names.
     unnamed: Vec<Fault>,
     batch: Batch,
@@ -118,7 +118,7 @@ impl Files {
             match list(directory) {
                 Ok((names, unnamed)) => {
                     self.unnamed = unnamed;
-                    self.files.retain(|name, _| names.contains(name));
+                    self.by_name.retain(|name, _| names.contains(name));
                     for name in names {
                         self.read(directory, &name);
                     }
@@ -134,16 +134,16 @@ impl Files {
                 self.read(directory, name);
             }
         }
-        let documents = self.files.values().flat_map(|file| file.documents.iter());
+        let documents = self.by_name.values().flat_map(|file| file.documents.iter());
         let batch = Batch::read(documents.cloned(), Unknown::Reject);
         let changes = batch.since(&self.batch);
         debug!(
-            files = self.files.len(),
+            files = self.by_name.len(),
             changes = changes.len(),
             "source read"
         );
         faults.extend(self.unnamed.iter().cloned());
-        faults.extend(self.files.values().flat_map(|file| file.faults.clone()));
+        faults.extend(self.by_name.values().flat_map(|file| file.faults.clone()));
         faults.extend(superseded(&batch));
         faults.extend(addressless(&batch));
         let mut events = Vec::new();
@@ -159,7 +159,7 @@ impl Files {
     }
 
     fn read(&mut self, directory: &Path, name: &str) {
-        let previous = self.files.remove(name).unwrap_or_default();
+        let previous = self.by_name.remove(name).unwrap_or_default();
         let read = match read_text(&directory.join(name)) {
             Ok(Some(text)) => document::read(name, &text),
             Ok(None) => return,
@@ -178,7 +178,7 @@ impl Files {
         } else {
             read.documents
         };
-        self.files
+        self.by_name
             .insert(name.to_owned(), Documents { documents, ..read });
     }
 }

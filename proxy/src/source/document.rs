@@ -244,11 +244,12 @@ mod tests {
 
     #[test]
     fn aliases_cannot_blow_a_small_text_up() {
-        let mut text = "a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n".to_owned();
-        for level in 1..9 {
+        let mut lines = vec!["a0: &a0 [x, x, x, x, x, x, x, x, x, x]".to_owned()];
+        lines.extend((1..9).map(|level| {
             let inner = format!("*a{}, ", level - 1).repeat(10);
-            text.push_str(&format!("a{level}: &a{level} [{inner}]\n"));
-        }
+            format!("a{level}: &a{level} [{inner}]")
+        }));
+        let text = lines.join("\n");
         let read = read("f.yaml", &text);
         assert_eq!((read.documents.len(), read.faults.len()), (0, 1));
     }

@@ -106,12 +106,12 @@ impl State {
     }
 
     fn addresses(&self) -> PathBuf {
-        self.root.join("addresses")
+        self.root.join(path::ADDRESSES)
     }
 
     /// Waits for the lock. The kernel drops it with the process, however that ends.
     pub(crate) fn lock(&self) -> Result<Locked<'_>> {
-        let path = self.root.join("lock");
+        let path = self.root.join(path::LOCK);
         let file = File::options()
             .create(true)
             .truncate(false)
@@ -167,7 +167,7 @@ impl Locked<'_> {
     /// The addresses given last. A missing or torn file only means that the
     /// search starts at the beginning.
     pub(crate) fn last(&self) -> Vec<IpAddr> {
-        let text = fs::read_to_string(self.state.root.join("last")).unwrap_or_default();
+        let text = fs::read_to_string(self.state.root.join(path::LAST)).unwrap_or_default();
         text.lines().filter_map(|line| line.parse().ok()).collect()
     }
 
@@ -183,7 +183,7 @@ impl Locked<'_> {
             text.push_str(&ip.to_string());
             text.push('\n');
         }
-        let path = self.state.root.join("last");
+        let path = self.state.root.join(path::LAST);
         overwrite(&path, text.as_bytes()).map_err(at("write", &path))
     }
 
@@ -261,7 +261,7 @@ impl Locked<'_> {
     /// After a boot: forgets all records of earlier ones, whose links, pins and
     /// map entries went with the kernel. One small read otherwise.
     pub(crate) fn sweep_after_boot(&self, boot_id: &str) -> Result<()> {
-        let path = self.state.root.join("boot_id");
+        let path = self.state.root.join(path::BOOT_ID);
         if fs::read_to_string(&path).is_ok_and(|swept| swept == boot_id) {
             return Ok(());
         }

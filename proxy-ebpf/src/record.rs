@@ -16,6 +16,16 @@ pub mod path {
     pub const SOCKET: &str = "/run/fairlead/fairlead.sock";
     /// Below the state directory.
     pub const ENDPOINTS: &str = "endpoints";
+    /// Below the state directory: by whom an address is taken.
+    pub const ADDRESSES: &str = "addresses";
+    /// Below the state directory: the plugins' lock.
+    pub const LOCK: &str = "lock";
+    /// Below the state directory: the boot that the records are of.
+    pub const BOOT_ID: &str = "boot_id";
+    /// Below the state directory: the addresses given last.
+    pub const LAST: &str = "last";
+    /// All that the plugin keeps in the state directory.
+    pub const STATE: [&str; 5] = [ENDPOINTS, ADDRESSES, LAST, BOOT_ID, LOCK];
 
     /// The directory that holds pinned maps and programs: `<bpffs>/fairlead/v<ABI>`.
     pub fn pins(bpffs: &std::path::Path) -> std::path::PathBuf {

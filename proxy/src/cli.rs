@@ -48,7 +48,8 @@ pub struct Cli {
         global = true,
         value_name = "FILTER",
         default_value = "info",
-        env = "FAIRLEAD_LOG"
+        env = "FAIRLEAD_LOG",
+        value_parser = parse_log
     )]
     pub log: String,
 
@@ -125,7 +126,7 @@ pub(crate) enum Command {
     Cleanup {
         #[command(flatten)]
         place: PlaceArgs,
-        /// The endpoint records too: the CNI plugin forgets the pods.
+        /// The endpoint records and addresses too: the CNI plugin forgets the pods.
         #[arg(long)]
         records: bool,
         /// Where the endpoint records are.
@@ -229,6 +230,14 @@ impl RunArgs {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Listen(pub(crate) Option<SocketAddr>);
 
+fn parse_log(text: &str) -> Result<String, String> {
+    let filter = tracing_subscriber::EnvFilter::try_new(text);
+    let hint = "write it as debug, or fairlead_proxy=trace,warn";
+    filter
+        .map(|_| text.to_owned())
+        .map_err(|error| format!("{error}; {hint}"))
+}
+
 fn parse_listen(text: &str) -> Result<Listen, String> {
     if text == "none" {
         return Ok(Listen(None));
@@ -277,6 +286,10 @@ fn parse_size(text: &str) -> Result<(String, u32), String> {
 /// # Errors
 /// Whatever kept it from doing its work; [`complain`] tells it.
 pub fn run(cli: Cli) -> Outcome {
+    let is_test = matches!(&cli.command, Command::Policy(PolicyCommand::Test { .. }));
+    if cli.output == Output::Junit && !is_test {
+        return Err("only `policy test` has a JUnit form\nhint: use -o json".into());
+    }
     let client = client::Client::new(&cli.socket);
     match cli.command {
         Command::Run(args) => run::run(args, cli.socket),
@@ -347,5 +360,13 @@ mod tests {
         assert!(error.to_string().contains("cannot be set"), "{error}");
         assert!(parse(&["--source", "a", "--audit", "0"]).is_err());
         assert!(parse(&["--source", "a", "--listen", "none"]).is_ok());
+        assert!(parse(&["--source", "a", "--log", "a=b=c"]).is_err());
+    }
+
+    #[test]
+    fn only_tests_have_a_form_for_ci_servers() {
+        let cli = Cli::try_parse_from(["fairlead-proxy", "status", "-o", "junit"]).unwrap();
+        let error = run(cli).unwrap_err().to_string();
+        assert!(error.contains("only `policy test`"), "{error}");
     }
 }

@@ -444,7 +444,7 @@ impl Daemon {
                 self.look_at_node().await;
                 self.core.reload_records();
                 self.advance();
-                let deadline = Instant::now() + Duration::from_millis(timeout_ms);
+                let deadline = wait::deadline(timeout_ms);
                 let slot = self.core.slot_of(&container_id, &ifname);
                 if let Some(slot) = slot {
                     self.core.rewrite_endpoint(slot);

@@ -42,7 +42,24 @@ pub(super) fn cleanup(
     remove(&root);
     remove(socket);
     if let Some(state_dir) = state_dir {
-        remove(&state_dir.join(path::ENDPOINTS));
+        for name in path::STATE {
+            remove(&state_dir.join(name));
+        }
+    }
+    // Directories that hold nothing of anybody else's.
+    let defaults = [
+        Path::new(path::SOCKET).parent(),
+        Some(Path::new(path::STATE_DIR)),
+    ];
+    let used = [socket.parent(), state_dir.map(PathBuf::as_path)];
+    for (directory, default) in used.into_iter().zip(defaults) {
+        if directory.is_some() && directory == default {
+            removed.extend(
+                directory
+                    .filter(|path| std::fs::remove_dir(path).is_ok())
+                    .map(Path::to_owned),
+            );
+        }
     }
     match filters {
         Ok(filters) => removed.extend(filters),
@@ -60,7 +77,7 @@ pub(super) fn cleanup(
             writeln!(out, "nothing to remove")?;
         }
         for error in &errors {
-            writeln!(out, "error: {error}")?;
+            writeln!(io::stderr(), "error: {error}")?;
         }
     }
     Ok(if errors.is_empty() {

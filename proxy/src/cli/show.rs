@@ -198,6 +198,16 @@ fn put_sources(lines: &mut Lines, status: &Value) {
             "NOT synced"
         };
         lines.line("source", &format!("{}: {synced}", cell(&source["name"])));
+        let ignored = source["unsupported"].as_object().into_iter().flatten();
+        let ignored: Vec<String> = ignored
+            .map(|(kind, count)| format!("{count} {kind}"))
+            .collect();
+        if !ignored.is_empty() {
+            lines.line(
+                "  ignored",
+                &format!("kinds of no use here: {}", ignored.join(", ")),
+            );
+        }
         for fault in items(&source["faults"]) {
             let (origin, reason) = (cell(&fault["origin"]), cell(&fault["reason"]));
             lines.line("  fault", &format!("{origin}: {reason}"));

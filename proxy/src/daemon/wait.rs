@@ -1,5 +1,7 @@
 //! Plugins that wait for a pod's policy to be in force.
 
+use std::time::Duration;
+
 use proxy_ebpf::record::Answer;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
@@ -20,6 +22,14 @@ struct Waiter {
     ifname: String,
     deadline: Instant,
     reply: oneshot::Sender<Answer>,
+}
+
+/// A plugin waits no longer, whatever it says.
+const PATIENCE_MAX: Duration = Duration::from_mins(10);
+
+/// When a plugin that waits for `timeout_ms` is answered at the latest.
+pub(super) fn deadline(timeout_ms: u64) -> Instant {
+    Instant::now() + Duration::from_millis(timeout_ms).min(PATIENCE_MAX)
 }
 
 /// Answers a plugin, which may have gone.
@@ -91,4 +101,14 @@ fn outcome(core: &Core, waiter: &Waiter) -> Option<Answer> {
     let record = &live.get(&slot)?.record;
     let is_known = record.pod.is_none() || pods::known_pod(record, core.compiler.state()).is_some();
     is_known.then_some(Answer::Done)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_plugin_that_would_wait_for_ever_is_answered_some_day() {
+        assert!(deadline(u64::MAX) <= Instant::now() + PATIENCE_MAX);
+    }
 }

@@ -1,6 +1,11 @@
 //! `cargo xtask bench datapath`: what a packet costs in `pod_out`, over an empty
 //! program on the same CPU in the same run, and what policies cost in memory
 //! and in compiling.
+//!
+//! All scenarios take turns in each round, so that what is compared was measured
+//! at the same time. A neighbour on the same core slows everything down for
+//! seconds, the empty program too: rounds in which that took notably longer than
+//! it can are left out, and their number is printed.
 #![expect(
     clippy::unwrap_used,
     clippy::panic,
@@ -24,7 +29,7 @@ use fairlead_proxy::model::ObjectName;
 use fairlead_proxy::model::manifest::{Batch, Document, Unknown};
 use fairlead_tests::empty::Empty;
 use fairlead_tests::generate::pod_ip;
-use fairlead_tests::kernel::{Kernel, ifindex, macs, slot};
+use fairlead_tests::kernel::{Action, Kernel, ifindex, macs, slot};
 use fairlead_tests::packet::{Ip, Packet, body, flag};
 use proxy_ebpf::abi::pin;
 use serde_json::{Value, json};
@@ -32,6 +37,15 @@ use serde_json::{Value, json};
 /// The port that every policy of a scenario admits first.
 const PORT: u16 = 1000;
 const NODE: &str = "here";
+const ESTABLISHED: u8 = flag::ACK;
+/// A FIN is not let pass by what its CPU remembers: the flow table is asked, as it
+/// is for one packet of a connection in every 32 jiffies.
+const BY_TABLE: u8 = flag::FIN | flag::ACK;
+/// A bare SYN is always judged as a new connection, and replaces the flow: look-ups,
+/// both verdicts, an insertion and a removal.
+const NEW_FLOW: u8 = flag::SYN;
+/// A round is quiet if the empty program took at most this much of its best tenth.
+const QUIET: f64 = 1.1;
 
 /// How many rounds, and runs of a program in a round.
 #[derive(Clone, Copy)]
@@ -42,12 +56,12 @@ struct Effort {
 }
 
 const FULL: Effort = Effort {
-    rounds: 201,
+    rounds: 601,
     repeat: 10_000,
     pods_added: 1_000,
 };
 const QUICK: Effort = Effort {
-    rounds: 31,
+    rounds: 61,
     repeat: 5_000,
     pods_added: 200,
 };
@@ -56,7 +70,6 @@ const QUICK: Effort = Effort {
 struct Scenario {
     kernel: Kernel,
     compiler: Compiler,
-    empty: Empty,
 }
 
 impl Scenario {
@@ -107,48 +120,21 @@ impl Scenario {
             }
         }
         assert!(compiler.problems().is_empty(), "{:?}", compiler.problems());
-        Self {
-            kernel,
-            compiler,
-            empty: Empty::load(),
+        Self { kernel, compiler }
+    }
+
+    /// A TCP segment with `flags`, of a connection of its own, on its way from
+    /// one pod to the other.
+    fn segment(&mut self, sport: u16, flags: u8) -> Vec<u8> {
+        let mut frame = Vec::new();
+        for flags in [flag::ACK, flags] {
+            let segment = body::tcp(sport, PORT, flags);
+            let ip = Ip::new(pod_ip(false, true, 0), pod_ip(false, true, 1), segment);
+            frame = Packet::new(macs(0).0, macs(1).0, ip).encode();
+            let run = self.kernel.from_pod(0, &frame);
+            assert_eq!(run.action, Action::Redirect, "{run:?}");
         }
-    }
-
-    /// Median nanoseconds of `pod_out` over an empty program, for a TCP segment
-    /// with `flags`.
-    fn cost(&mut self, flags: u8, effort: Effort) -> f64 {
-        let segment = body::tcp(40_000, PORT, flags);
-        let ip = Ip::new(pod_ip(false, true, 0), pod_ip(false, true, 1), segment);
-        let frame = Packet::new(macs(0).0, macs(1).0, ip).encode();
-        let before = self.kernel.from_pod(0, &frame);
-        assert_eq!(
-            before.action,
-            fairlead_tests::kernel::Action::Redirect,
-            "{before:?}"
-        );
-        let samples = (0..effort.rounds).map(|_| {
-            let empty = self.empty.time(&frame, effort.repeat);
-            self.kernel
-                .time(pin::POD_OUT, &frame, ifindex(0), effort.repeat)
-                - empty
-        });
-        median(samples.collect())
-    }
-
-    fn established(&mut self, effort: Effort) -> f64 {
-        self.cost(flag::ACK, effort)
-    }
-
-    /// A FIN is not let pass by what its CPU remembers: the flow table is asked,
-    /// as it is for the first packet of a connection in every 32 jiffies.
-    fn by_table(&mut self, effort: Effort) -> f64 {
-        self.cost(flag::FIN | flag::ACK, effort)
-    }
-
-    /// A bare SYN is always judged as a new connection, and replaces the flow:
-    /// look-ups, both verdicts, an insertion and a removal.
-    fn new_flow(&mut self, effort: Effort) -> f64 {
-        self.cost(flag::SYN, effort)
+        frame
     }
 
     /// Bytes of the maps that hold policy.
@@ -182,6 +168,55 @@ impl Scenario {
         let samples = samples.flatten().collect();
         (median(samples), most)
     }
+}
+
+/// A packet under measurement.
+struct Probe {
+    /// Of [`Scenario`]s.
+    scenario: usize,
+    frame: Vec<u8>,
+    /// Nanoseconds of `pod_out`, one of each round.
+    samples: Vec<f64>,
+}
+
+impl Probe {
+    fn new(scenarios: &mut [Scenario], scenario: usize, sport: u16, flags: u8) -> Self {
+        Self {
+            scenario,
+            frame: scenarios[scenario].segment(sport, flags),
+            samples: Vec::new(),
+        }
+    }
+}
+
+/// Median nanoseconds of each probe over the empty program, in the quiet rounds
+/// (at least one tenth of all is quiet), and how many those were.
+fn measure(scenarios: &mut [Scenario], probes: &mut [Probe], effort: Effort) -> (Vec<f64>, usize) {
+    let empty = Empty::load();
+    let mut floors = Vec::new();
+    for _ in 0..effort.rounds {
+        let mut floor: f64 = 0.0;
+        for probe in &mut *probes {
+            floor = floor.max(empty.time(&probe.frame, effort.repeat));
+            probe.samples.push(scenarios[probe.scenario].kernel.time(
+                pin::POD_OUT,
+                &probe.frame,
+                ifindex(0),
+                effort.repeat,
+            ));
+        }
+        floors.push(floor);
+    }
+    let mut sorted = floors.clone();
+    sorted.sort_by(f64::total_cmp);
+    let limit = sorted[sorted.len() / 10] * QUIET;
+    let over = |probe: &Probe| {
+        let rounds = floors.iter().zip(&probe.samples);
+        let quiet = rounds.filter(|(floor, _)| **floor <= limit);
+        median(quiet.map(|(floor, sample)| sample - floor).collect())
+    };
+    let quiet = floors.iter().filter(|floor| **floor <= limit).count();
+    (probes.iter().map(over).collect(), quiet)
 }
 
 fn median(mut samples: Vec<f64>) -> f64 {
@@ -266,72 +301,92 @@ fn figure(name: &str, value: f64, unit: &str, at_most: Option<f64>) -> Value {
     }
 }
 
+/// The report: of `large`, of the probes' medians, and of how many rounds were quiet.
+fn figures(large: &mut Scenario, medians: &[f64], quiet: usize, effort: Effort) -> Vec<Value> {
+    let [
+        open,
+        established,
+        by_table,
+        new_flow,
+        few_peers,
+        one_policy,
+        many_policies,
+    ] = medians[..]
+    else {
+        panic!("one median for each probe: {medians:?}")
+    };
+    #[expect(clippy::cast_precision_loss, reason = "megabytes")]
+    let megabytes = large.policy_bytes() as f64 / f64::from(1 << 20);
+    let (compile, writes) = large.pod_added(10_000, effort);
+    #[expect(clippy::cast_precision_loss, reason = "counts")]
+    let (writes, quiet) = (writes as f64, 100.0 * quiet as f64 / effort.rounds as f64);
+    let figures = [
+        ("pod to pod, no policy", open, "ns", Some(40.0)),
+        (
+            "established, 100 policies, 10k peers, both sides",
+            established,
+            "ns",
+            Some(50.0),
+        ),
+        ("established, once in 32 jiffies", by_table, "ns", None),
+        ("new flow, the same", new_flow, "ns", Some(250.0)),
+        (
+            "kernel memory of policy, 10k peers x 100 ports",
+            megabytes,
+            "MB",
+            Some(4.0),
+        ),
+        (
+            "a pod added to 10k others, compile",
+            compile,
+            "us",
+            Some(50.0),
+        ),
+        ("a pod added to 10k others, writes", writes, "", Some(1.0)),
+        ("new flow, 10 peers", few_peers, "ns", None),
+        (
+            "new flow, 10k peers over 10",
+            new_flow / few_peers,
+            "x",
+            Some(1.2),
+        ),
+        ("new flow, 1 policy", one_policy, "ns", None),
+        (
+            "new flow, 1000 policies over 1",
+            many_policies / one_policy,
+            "x",
+            Some(1.2),
+        ),
+        ("rounds on a quiet machine", quiet, "%", None),
+    ];
+    figures
+        .map(|(name, value, unit, at_most)| figure(name, value, unit, at_most))
+        .into()
+}
+
 fn main() {
     let effort = if std::env::args().any(|word| word == "--quick") {
         QUICK
     } else {
         FULL
     };
-    let mut figures = Vec::new();
-    let mut note = |name: &str, value: f64, unit: &str, at_most: Option<f64>| {
-        figures.push(figure(name, value, unit, at_most));
-    };
-
-    let open = Scenario::new(0, 0).established(effort);
-    note("pod to pod, no policy", open, "ns", Some(40.0));
-
-    let mut large = Scenario::new(10_000, 100);
-    note(
-        "established, 100 policies, 10k peers, both sides",
-        large.established(effort),
-        "ns",
-        Some(50.0),
-    );
-    let by_table = large.by_table(effort);
-    note("established, once in 32 jiffies", by_table, "ns", None);
-    let new_flow = large.new_flow(effort);
-    note("new flow, the same", new_flow, "ns", Some(250.0));
-    #[expect(clippy::cast_precision_loss, reason = "megabytes")]
-    let megabytes = large.policy_bytes() as f64 / f64::from(1 << 20);
-    note(
-        "kernel memory of policy, 10k peers x 100 ports",
-        megabytes,
-        "MB",
-        Some(4.0),
-    );
-    let (micros, writes) = large.pod_added(10_000, effort);
-    note(
-        "a pod added to 10k others, compile",
-        micros,
-        "us",
-        Some(50.0),
-    );
-    #[expect(clippy::cast_precision_loss, reason = "a handful")]
-    note(
-        "a pod added to 10k others, writes",
-        writes as f64,
-        "",
-        Some(1.0),
-    );
-    drop(large);
-
-    let few_peers = Scenario::new(10, 100).new_flow(effort);
-    note("new flow, 10 peers", few_peers, "ns", None);
-    note(
-        "new flow, 10k peers over 10",
-        new_flow / few_peers,
-        "x",
-        Some(1.2),
-    );
-    let one_policy = Scenario::new(100, 1).new_flow(effort);
-    let many_policies = Scenario::new(100, 1_000).new_flow(effort);
-    note("new flow, 1 policy", one_policy, "ns", None);
-    note(
-        "new flow, 1000 policies over 1",
-        many_policies / one_policy,
-        "x",
-        Some(1.2),
-    );
-
+    // Peers and policies; all but the first two have one of the second's cut or raised.
+    let sizes = [(0, 0), (10_000, 100), (10, 100), (100, 1), (100, 1_000)];
+    let mut scenarios = sizes.map(|(peers, policies)| Scenario::new(peers, policies));
+    let probes = [
+        (0, ESTABLISHED),
+        (1, ESTABLISHED),
+        (1, BY_TABLE),
+        (1, NEW_FLOW),
+        (2, NEW_FLOW),
+        (3, NEW_FLOW),
+        (4, NEW_FLOW),
+    ];
+    let mut probes = (40_000..)
+        .zip(probes)
+        .map(|(sport, (scenario, flags))| Probe::new(&mut scenarios, scenario, sport, flags))
+        .collect::<Vec<_>>();
+    let (medians, quiet) = measure(&mut scenarios, &mut probes, effort);
+    let figures = figures(&mut scenarios[1], &medians, quiet, effort);
     println!("{}", json!({"suite": "datapath", "figures": figures}));
 }

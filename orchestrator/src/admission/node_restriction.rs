@@ -166,23 +166,42 @@ fn mirror_pod(pod: &Value, node: &str) -> Option<String> {
         let none = text(pod, "/spec/serviceAccountName").is_empty();
         unless(none, || can_not("a service account"))
     })
-    .or_else(|| {
-        let spec = pod["spec"].to_string();
-        let referred = [
-            ("\"secretName\"", "secrets"),
-            ("\"secretKeyRef\"", "secrets"),
-            ("\"secretRef\"", "secrets"),
-            ("\"imagePullSecrets\"", "secrets"),
-            ("\"configMap\"", "configmaps"),
-            ("\"configMapKeyRef\"", "configmaps"),
-            ("\"configMapRef\"", "configmaps"),
-            ("\"persistentVolumeClaim\"", "persistentvolumeclaims"),
-        ];
-        referred
-            .into_iter()
-            .find(|(field, _)| spec.contains(field))
-            .map(|(_, what)| can_not(what))
-    })
+    .or_else(|| foreign_object(&pod["spec"]).map(can_not))
+}
+
+/// A resource that a pod's volumes, containers or pull secrets refer to. Wherever a volume or a
+/// variable names one, it does so under one of these keys.
+fn foreign_object(spec: &Value) -> Option<&'static str> {
+    const REFERENCES: [(&str, &str); 12] = [
+        ("secret", "secrets"),
+        ("secretName", "secrets"),
+        ("secretRef", "secrets"),
+        ("secretKeyRef", "secrets"),
+        ("nodePublishSecretRef", "secrets"),
+        ("imagePullSecrets", "secrets"),
+        ("configMap", "configmaps"),
+        ("configMapRef", "configmaps"),
+        ("configMapKeyRef", "configmaps"),
+        ("persistentVolumeClaim", "persistentvolumeclaims"),
+        ("ephemeral", "persistentvolumeclaims"),
+        ("resourceClaims", "resourceclaims"),
+    ];
+    match spec {
+        Value::Object(fields) => {
+            let given = |name: &str| match fields.get(name) {
+                None | Some(Value::Null) => false,
+                Some(Value::Array(items)) => !items.is_empty(),
+                Some(_) => true,
+            };
+            let found = REFERENCES.into_iter().find(|(name, _)| given(name));
+            if let Some((_, what)) = found {
+                return Some(what);
+            }
+            fields.values().find_map(foreign_object)
+        }
+        Value::Array(items) => items.iter().find_map(foreign_object),
+        _ => None,
+    }
 }
 
 /// Labels that are set or changed and are not a kubelet's to set, sorted.
@@ -270,6 +289,22 @@ mod tests {
             (
                 "/spec/containers/0",
                 json!({"envFrom": [{"secretRef": {"name": "x"}}]}),
+            ),
+            (
+                "/spec",
+                json!({"nodeName": "one", "volumes": [
+                    {"name": "v", "projected": {"sources": [{"secret": {"name": "x"}}]}},
+                ]}),
+            ),
+            (
+                "/spec",
+                json!({"nodeName": "one", "volumes": [
+                    {"name": "v", "csi": {"driver": "d", "nodePublishSecretRef": {"name": "x"}}},
+                ]}),
+            ),
+            (
+                "/spec",
+                json!({"nodeName": "one", "imagePullSecrets": [{"name": "x"}]}),
             ),
         ];
         for (path, value) in changes {

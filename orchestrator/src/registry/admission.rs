@@ -52,7 +52,7 @@ pub trait Admission: Send + Sync {
     /// The refusal that the client gets, usually 403.
     fn admit(&self, request: &mut Request<'_>, object: &mut Value) -> Result<(), Status>;
 
-    /// Refuses; runs after all changes, on the valid object.
+    /// Refuses; runs after all changes, on the valid object (of a deletion: the old one).
     ///
     /// # Errors
     /// The refusal that the client gets, usually 403.

@@ -113,6 +113,9 @@ impl Registry {
             for rule in &self.admission {
                 rule.admit(&mut request, &mut old.clone())?;
             }
+            for rule in &self.admission {
+                rule.review(&mut request, &old)?;
+            }
             let new = marked(resource, &old, options, self.now())?;
             let (value, stored) = if is_finished(resource, &new) {
                 (None, entry_bytes(&old))

@@ -253,6 +253,18 @@ fn rows() -> Vec<Row> {
             [401, 401, 401, 401, 401, 403, 403, 403, 200],
         ),
         (
+            "DELETE",
+            path("pods/web?dryRun=All"),
+            None,
+            [401, 401, 401, 401, 401, 200, 403, 403, 200],
+        ),
+        (
+            "POST",
+            path("pods/web/eviction?dryRun=All"),
+            Some(json!({"metadata": {"name": "web"}})),
+            [401, 401, 401, 401, 401, 201, 403, 403, 201],
+        ),
+        (
             "PUT",
             path("pods/web/status?dryRun=All"),
             Some(status),

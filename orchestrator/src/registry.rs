@@ -131,6 +131,8 @@ pub struct WriteOptions {
     pub field_validation: FieldValidation,
     /// Names of duplicate fields that decoding has found.
     pub duplicates: Vec<String>,
+    /// Why an apply may not create an object that is not there, if it may not.
+    pub no_creation: Option<Status>,
     /// Whether managedFields are still to be made.
     ownership: ownership::Ownership,
 }

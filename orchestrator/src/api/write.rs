@@ -13,6 +13,7 @@ use super::{
     respond, shape,
 };
 use crate::{
+    auth::{self, Attributes, ResourceTarget, User},
     registry::{PatchBody, Target, WriteOptions, Written},
     resource::Resource,
     status::Status,
@@ -64,13 +65,36 @@ impl Api {
         resource: &'static Resource,
         request: Incoming<'_>,
     ) -> Result<Response<Body>, Status> {
-        let (patch, options) = patch_body(place, request.parts, request.body).await?;
+        let (patch, mut options) = patch_body(place, request.parts, request.body).await?;
+        if matches!(patch, PatchBody::Apply { .. }) {
+            options.no_creation = self.no_creation(place, resource, &request.caller.user);
+        }
         let target = target(place, resource);
         let written = self
             .registry
             .patch(target, &request.caller, &patch, &options)
             .await?;
         self.written(place, request.parts, resource, written)
+    }
+
+    /// Why the user may not create this object: the right to patch is not enough.
+    fn no_creation(
+        &self,
+        place: &Place<'_>,
+        resource: &'static Resource,
+        user: &User,
+    ) -> Option<Status> {
+        let target = ResourceTarget {
+            group: resource.group,
+            resource: resource.plural,
+            subresource: place.subresource,
+            namespace: place.namespace,
+            name: place.name,
+            node_name: "",
+        };
+        let attributes = Attributes::resource("create", target);
+        let decision = self.auth.authorize(user, &attributes);
+        (!decision.allowed()).then(|| auth::forbidden(user, &attributes, decision.reason()))
     }
 
     /// Answers a write in the shape the client wants.

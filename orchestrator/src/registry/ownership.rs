@@ -43,7 +43,7 @@ impl Registry {
         Ok(())
     }
 
-    /// Server-side apply: creates the object, or merges the manager's fields.
+    /// Server-side apply: creates the object (if the caller may), or merges the manager's fields.
     pub(super) async fn apply(
         &self,
         target: Target<'_>,
@@ -69,6 +69,9 @@ impl Registry {
         let change = |live: &Value| merged(Some(live));
         match self.update(target, caller, &change, &options).await {
             Err(status) if status.is("NotFound") && target.subresource.is_empty() => {
+                if let Some(refused) = &options.no_creation {
+                    return Err(refused.clone());
+                }
                 let target = Target { name: "", ..target };
                 match self.create(target, caller, merged(None)?, &options).await {
                     // Somebody was faster: then it is an update after all.

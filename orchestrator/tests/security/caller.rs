@@ -239,12 +239,22 @@ impl Caller {
     }
 
     pub(crate) async fn send(&self, method: &str, path: &str, body: Option<&Value>) -> Answer {
+        self.send_as(method, path, "application/json", body).await
+    }
+
+    pub(crate) async fn send_as(
+        &self,
+        method: &str,
+        path: &str,
+        kind: &str,
+        body: Option<&Value>,
+    ) -> Answer {
         let body = body.map(Value::to_string).unwrap_or_default();
         let token = self.token.as_ref();
         let token = token.map_or(String::new(), |t| format!("authorization: Bearer {t}\r\n"));
         let request = format!(
             "{method} {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n{token}\
-             content-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
+             content-type: {kind}\r\ncontent-length: {}\r\n\r\n{body}",
             body.len()
         );
         let mut stream = self.connect().await;

@@ -495,6 +495,44 @@ async fn nobody_grants_more_than_they_hold() {
 }
 
 #[tokio::test]
+async fn an_apply_creates_only_what_its_sender_may_create() {
+    let cluster = Cluster::start("apply").await;
+    let admin = cluster.admin();
+    let rbac = "/apis/rbac.authorization.k8s.io/v1";
+    let role = json!({
+        "metadata": {"name": "patcher"},
+        "rules": [{"apiGroups": [""], "resources": ["configmaps"], "verbs": ["get", "patch"]}],
+    });
+    let binding = json!({
+        "metadata": {"name": "patcher"},
+        "roleRef": {"kind": "ClusterRole", "name": "patcher"},
+        "subjects": [{"kind": "User", "name": "bob"}],
+    });
+    for (kind, object) in [("clusterroles", role), ("clusterrolebindings", binding)] {
+        let answer = admin
+            .send("POST", &format!("{rbac}/{kind}"), Some(&object))
+            .await;
+        assert_eq!(answer.code, 201, "{}", answer.body);
+    }
+    let bob = cluster.user("bob");
+    let path = "/api/v1/namespaces/default/configmaps/c?fieldManager=m";
+    let map = |value: &str| json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "c"}, "data": {"k": value}});
+    let apply = async |caller: &Caller, value: &str| {
+        caller
+            .send_as("PATCH", path, "application/apply-patch+yaml", Some(&map(value)))
+            .await
+    };
+    let refused = apply(&bob, "1").await;
+    assert_eq!(refused.code, 403, "{}", refused.body);
+    let message = refused.body["message"].as_str().unwrap();
+    assert!(message.contains("cannot create resource"), "{message}");
+    assert_eq!(bob.get(path).await.code, 404);
+    assert_eq!(apply(&admin, "1").await.code, 201);
+    assert_eq!(apply(&bob, "1").await.code, 200, "the same is a patch");
+    cluster.stop().await;
+}
+
+#[tokio::test]
 async fn a_node_joins_by_token_and_renews_by_certificate() {
     let cluster = Cluster::start("join").await;
     let admin = cluster.admin();

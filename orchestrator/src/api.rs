@@ -228,6 +228,9 @@ impl Api {
         resource: &'static Resource,
         request: Incoming<'_>,
     ) -> Result<Response<Body>, Status> {
+        // Before anything is done: a write that cannot be answered does not happen.
+        accept::shape(&request.parts.headers)?;
+        body::plain(&request.parts.headers)?;
         if !place.subresource.is_empty() {
             return self.subresource(place, resource, request).await;
         }

@@ -312,10 +312,25 @@ impl Status {
         Self::new(413, "RequestEntityTooLarge", message)
     }
 
+    /// 413: the object that a write makes is too large to be kept.
+    pub fn object_too_large(bytes: usize, limit: usize) -> Self {
+        let message =
+            format!("the object would have {bytes} bytes, more than the limit of {limit} bytes");
+        Self::new(413, "RequestEntityTooLarge", message)
+    }
+
     /// 415.
     pub fn unsupported_media_type(supported: &str) -> Self {
         let message = format!(
             "the body of the request was in an unknown format - accepted media types include: {supported}"
+        );
+        Self::new(415, "UnsupportedMediaType", message)
+    }
+
+    /// 415: the body is compressed or the like.
+    pub fn unsupported_content_encoding(coding: &impl std::fmt::Debug) -> Self {
+        let message = format!(
+            "the body of the request has the Content-Encoding {coding:?}; hint: send it as it is, unencoded"
         );
         Self::new(415, "UnsupportedMediaType", message)
     }

@@ -7,10 +7,10 @@ use bytes::{Bytes, BytesMut};
 use hyper::{HeaderMap, body::Body as _, header};
 use serde_json::Value;
 
-use crate::{proto, resource::join, schema, status::Status};
+use crate::{proto, registry::encode, resource::join, schema, status::Status};
 
 /// Largest body that is read.
-pub(super) const BODY_BYTES_MAX: usize = 3 << 20;
+pub(super) const BODY_BYTES_MAX: usize = encode::OBJECT_BYTES_MAX;
 /// Of a body that is too large, this much is read on and thrown away: a client
 /// that is still sending would otherwise see a broken pipe instead of the 413.
 const DISCARD_BYTES_MAX: usize = 16 << 20;
@@ -61,6 +61,19 @@ async fn collect(body: Body) -> Result<Bytes, Status> {
         return Err(Status::too_large(BODY_BYTES_MAX));
     }
     Ok(all.freeze())
+}
+
+/// Takes no body that is compressed: what it unpacks to has no bound.
+///
+/// # Errors
+/// 415 for a `Content-Encoding` other than `identity`.
+pub(super) fn plain(headers: &HeaderMap) -> Result<(), Status> {
+    match headers.get(header::CONTENT_ENCODING) {
+        Some(coding) if !coding.as_bytes().eq_ignore_ascii_case(b"identity") => {
+            Err(Status::unsupported_content_encoding(coding))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// The media type without parameters, lower case.

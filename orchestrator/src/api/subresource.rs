@@ -11,7 +11,7 @@ use super::{
     options,
     path::Place,
     respond,
-    write::{patch_body, target},
+    write::{patch_body, same_name, target},
 };
 use crate::{
     auth::review::Whose,
@@ -113,6 +113,7 @@ impl Api {
             let bytes = body::read(request.body).await?;
             let wanted = ("autoscaling", "v1", "Scale");
             let decoded = body::decode(&request.parts.headers, &bytes, wanted)?;
+            same_name(place, &decoded.value)?;
             (PatchBody::Merge(decoded.value), options)
         };
         let change = |current: &Value| {

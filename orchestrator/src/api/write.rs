@@ -147,7 +147,27 @@ pub(super) async fn replacement(
     let wanted = (resource.group, resource.version, resource.kind);
     let Decoded { value, duplicates } = body::decode(&parts.headers, &bytes, wanted)?;
     options.duplicates = duplicates;
+    same_name(place, &value)?;
     Ok((value, options))
+}
+
+/// 400 unless the body of a PUT names the object that its path names.
+pub(super) fn same_name(place: &Place<'_>, object: &Value) -> Result<(), Status> {
+    let given = |field: &str| object["metadata"][field].as_str().unwrap_or_default();
+    let (path, name, namespace) = (place.name, given("name"), given("namespace"));
+    let why = if name.is_empty() {
+        format!("the name of the object ({path} based on URL) was undeterminable: name must be provided")
+    } else if name != path {
+        format!("the name of the object ({name}) does not match the name on the URL ({path})")
+    } else if !place.namespace.is_empty() && !namespace.is_empty() && namespace != place.namespace {
+        format!(
+            "the namespace of the object ({namespace}) does not match the namespace on the request ({})",
+            place.namespace
+        )
+    } else {
+        return Ok(());
+    };
+    Err(Status::bad_request(why))
 }
 
 /// The body of a PATCH.

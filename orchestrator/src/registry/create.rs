@@ -98,7 +98,7 @@ impl Registry {
                 .unwrap_or_default()
                 .to_owned();
             let key = resource.object_key(target.namespace, &name);
-            let stored = encode::stored(object);
+            let stored = encode::bounded(object)?;
             let taken = if options.dry_run {
                 if self.cache.of(resource).get(&key).is_none() {
                     return Ok((stored, Revision(0)));

@@ -4,7 +4,10 @@ use bytes::Bytes;
 use serde::ser::{Serialize, SerializeMap, Serializer};
 use serde_json::{Map, Value};
 
-use crate::store::Revision;
+use crate::{status::Status, store::Revision};
+
+/// Largest object that is kept; a request's body may have as much.
+pub const OBJECT_BYTES_MAX: usize = 3 << 20;
 
 /// Stored form: `apiVersion`, `kind`, `metadata` first, no resourceVersion.
 ///
@@ -17,6 +20,19 @@ pub fn stored(object: &Value) -> Bytes {
     serde_json::to_vec(&Ordered(map))
         .expect("JSON trees always serialize")
         .into()
+}
+
+/// Stored form of an object that is not too large to be kept: many small changes must not make
+/// what one request may not.
+///
+/// # Errors
+/// 413 beyond [`OBJECT_BYTES_MAX`].
+pub fn bounded(object: &Value) -> Result<Bytes, Status> {
+    let stored = stored(object);
+    if stored.len() > OBJECT_BYTES_MAX {
+        return Err(Status::object_too_large(stored.len(), OBJECT_BYTES_MAX));
+    }
+    Ok(stored)
 }
 
 /// Stored bytes with the revision spliced in, as clients see them.

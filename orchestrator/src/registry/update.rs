@@ -70,9 +70,10 @@ impl Registry {
                 warnings: &mut warnings,
             };
             self.prepare(&mut request, target, &mut new, patch, options)?;
+            let stored = encode::bounded(&new)?;
             let finished = is_finished(target.resource, &new);
             match self
-                .replace(target, &key, &current, &new, finished, options)
+                .replace(target, &key, &current, stored, finished, options)
                 .await
             {
                 Ok((object, revision)) => {
@@ -149,11 +150,10 @@ impl Registry {
         target: Target<'_>,
         key: &str,
         current: &Entry,
-        new: &Value,
+        stored: bytes::Bytes,
         finished: bool,
         options: &WriteOptions,
     ) -> Result<(bytes::Bytes, Revision), CommitError> {
-        let stored = encode::stored(new);
         let expect = Expect::At(current.revision);
         if options.dry_run {
             return Ok((encode::shown(&stored, current.revision), current.revision));

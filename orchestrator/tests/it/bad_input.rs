@@ -306,3 +306,83 @@ async fn deletions_and_evictions_must_not_contradict_themselves() {
     assert_eq!((code, body), (200, Value::from("")), "a HEAD has no body");
     cluster.server.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_write_that_cannot_be_answered_or_read_does_not_happen() {
+    let cluster = Cluster::start("unanswerable").await;
+    let json = ("Content-Type", "application/json");
+    let object = json!({"metadata": {"name": "c"}}).to_string();
+    for (header, code, reason, text) in [
+        (("Accept", "text/html"), 406, "NotAcceptable", "application/json"),
+        (
+            ("Content-Encoding", "gzip"),
+            415,
+            "UnsupportedMediaType",
+            "unencoded",
+        ),
+    ] {
+        let answer = cluster
+            .send_with("POST", MAPS, &[json, header], object.clone())
+            .await;
+        check(&answer, code, reason, text);
+        let answer = cluster.get(&format!("{MAPS}/c")).await;
+        check(&answer, 404, "NotFound", "not found");
+    }
+    let plain = ("Content-Encoding", "identity");
+    let (code, body) = cluster.send_with("POST", MAPS, &[json, plain], object).await;
+    assert_eq!(code, 201, "{body}");
+    let (code, _) = cluster
+        .send_with("DELETE", &format!("{MAPS}/c"), &[("Accept", "a/b")], "")
+        .await;
+    assert_eq!(code, 406);
+    assert_eq!(cluster.get(&format!("{MAPS}/c")).await.0, 200, "it is still there");
+    cluster.server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_put_names_its_object() {
+    let cluster = Cluster::start("names").await;
+    let object = json!({"metadata": {"name": "c"}, "data": {"k": "v"}});
+    assert_eq!(cluster.post(MAPS, &object).await.0, 201);
+    let path = format!("{MAPS}/c");
+    for (body, text) in [
+        (json!({}), "was undeterminable: name must be provided"),
+        (json!({"metadata": {"name": "d"}}), "(d) does not match the name on the URL (c)"),
+        (
+            json!({"metadata": {"name": "c", "namespace": "other"}}),
+            "(other) does not match the namespace on the request (default)",
+        ),
+    ] {
+        let answer = cluster
+            .send("PUT", &path, "application/json", body.to_string())
+            .await;
+        check(&answer, 400, "BadRequest", text);
+    }
+    assert_eq!(cluster.get(&path).await.1["data"]["k"], "v");
+    cluster.server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_object_does_not_grow_without_end() {
+    let cluster = Cluster::start("growth").await;
+    let base = "/api/v1/namespaces/default/podtemplates";
+    let object = json!({
+        "metadata": {"name": "t"},
+        "template": {"spec": {"containers": [{"name": "a", "image": "x"}]}},
+    });
+    assert_eq!(cluster.post(base, &object).await.0, 201);
+    let path = format!("{base}/t");
+    let grow = async |name: &str| {
+        let value = "x".repeat(2 << 20);
+        let env = json!([{"name": name, "value": value}]);
+        let patch = json!({"template": {"spec": {"containers": [{"name": "a", "env": env}]}}});
+        let kind = "application/strategic-merge-patch+json";
+        cluster.send("PATCH", &path, kind, patch.to_string()).await
+    };
+    assert_eq!(grow("A").await.0, 200);
+    check(&grow("B").await, 413, "RequestEntityTooLarge", "3145728");
+    let (_, kept) = cluster.get(&path).await;
+    let env = &kept["template"]["spec"]["containers"][0]["env"];
+    assert_eq!(env.as_array().unwrap().len(), 1);
+    cluster.server.stop().await;
+}

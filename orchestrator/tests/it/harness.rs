@@ -106,9 +106,25 @@ impl Cluster {
         kind: &str,
         body: impl Into<Vec<u8>>,
     ) -> (u16, serde_json::Value) {
+        let headers: &[_] = if kind.is_empty() {
+            &[]
+        } else {
+            &[("Content-Type", kind)]
+        };
+        self.send_with(method, path, headers, body).await
+    }
+
+    /// As [`Self::send`], with these headers.
+    pub(crate) async fn send_with(
+        &self,
+        method: &str,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: impl Into<Vec<u8>>,
+    ) -> (u16, serde_json::Value) {
         let mut request = http::Request::builder().method(method).uri(path);
-        if !kind.is_empty() {
-            request = request.header("Content-Type", kind);
+        for (name, value) in headers {
+            request = request.header(*name, *value);
         }
         let request = request.body(kube::client::Body::from(body.into())).unwrap();
         let response = self.kube().await.send(request).await.unwrap();

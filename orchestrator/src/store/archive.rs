@@ -62,6 +62,7 @@ pub fn backup(directory: &Path, target: &Path) -> Result<Summary, StoreError> {
 }
 
 fn save(directory: &Path, source: &Path, part: &Path) -> Result<Summary, StoreError> {
+    fs::metadata(source).map_err(at(source))?;
     let live = Connection::open_with_flags(source, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
     live.busy_timeout(std::time::Duration::from_secs(30))?;
     recognise(&live, source)?;
@@ -90,12 +91,14 @@ fn save(directory: &Path, source: &Path, part: &Path) -> Result<Summary, StoreEr
     })
 }
 
-/// Puts a backup into `directory`, which must hold no store.
+/// Puts a backup into `directory`, which must be empty. The store comes last: until
+/// it is there, nothing is restored.
 ///
 /// # Errors
 /// [`StoreError`]: occupied, damaged, foreign, from a newer release, or I/O.
+/// Nothing is left in the directory then.
 pub fn restore(source: &Path, directory: &Path) -> Result<Summary, StoreError> {
-    let target = directory.join(FILE);
+    fs::metadata(source).map_err(at(source))?;
     let backup = Connection::open_with_flags(source, OpenFlags::SQLITE_OPEN_READ_ONLY)?;
     recognise(&backup, source)?;
     let finding: String = backup.query_row("PRAGMA integrity_check", [], |r| r.get(0))?;
@@ -107,18 +110,56 @@ pub fn restore(source: &Path, directory: &Path) -> Result<Summary, StoreError> {
     }
     fs::create_dir_all(directory).map_err(at(directory))?;
     let _lock = lock(directory)?;
-    if target.exists() {
+    if let Some(path) = content(directory)?.into_iter().next() {
         return Err(StoreError::Occupied {
-            path: target.display().to_string(),
+            path: path.display().to_string(),
         });
     }
-    let files = unpack(&backup, directory)?;
-    let part = partial(&target);
-    discard(&part)?;
-    fs::File::create(&part).map_err(at(&part))?;
-    private(&part)?;
-    backup.execute("VACUUM INTO ?1", [part.to_string_lossy()])?;
-    let copy = Connection::open(&part)?;
+    let stage = directory.join(STAGE);
+    clear(&stage)?;
+    let result = fill(&backup, &stage).and_then(|summary| {
+        publish(&stage, directory)?;
+        Ok(summary)
+    });
+    if result.is_err() {
+        clear(&stage)?;
+    }
+    result
+}
+
+/// Where a restore is made before it is moved into place.
+const STAGE: &str = "restore.part";
+
+/// What is in a data directory, besides the lock and what a restore left that was killed.
+fn content(directory: &Path) -> Result<Vec<PathBuf>, StoreError> {
+    let entries = fs::read_dir(directory).map_err(at(directory))?;
+    let mut found = Vec::new();
+    for entry in entries {
+        let path = entry.map_err(at(directory))?.path();
+        if !path.ends_with("lock") && !path.ends_with(STAGE) {
+            found.push(path);
+        }
+    }
+    found.sort();
+    Ok(found)
+}
+
+fn clear(stage: &Path) -> Result<(), StoreError> {
+    match fs::remove_dir_all(stage) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(at(stage)(error)),
+        _ => Ok(()),
+    }
+}
+
+/// Makes a data directory of a backup.
+fn fill(backup: &Connection, stage: &Path) -> Result<Summary, StoreError> {
+    fs::create_dir(stage).map_err(at(stage))?;
+    let files = unpack(backup, stage)?;
+    let store = stage.join(FILE);
+    fs::File::create(&store).map_err(at(&store))?;
+    private(&store)?;
+    backup.execute("VACUUM INTO ?1", [store.to_string_lossy()])?;
+    let copy = Connection::open(&store)?;
     copy.execute_batch(&format!(
         "BEGIN; DROP TABLE IF EXISTS files;
          UPDATE counters SET value = value + {SKIP};
@@ -127,16 +168,27 @@ pub fn restore(source: &Path, directory: &Path) -> Result<Summary, StoreError> {
     ))?;
     let objects = count(&copy)?;
     copy.close().map_err(|(_, error)| error)?;
-    let file = fs::File::open(&part).map_err(at(&part))?;
-    file.sync_all().map_err(at(&part))?;
-    let bytes = file.metadata().map_err(at(&part))?.len();
-    fs::rename(&part, &target).map_err(at(&target))?;
-    sync_parent(&target)?;
+    let file = fs::File::open(&store).map_err(at(&store))?;
+    file.sync_all().map_err(at(&store))?;
+    let bytes = file.metadata().map_err(at(&store))?.len();
     Ok(Summary {
         objects,
         files,
         bytes,
     })
+}
+
+/// Moves what was made into place, the store last.
+fn publish(stage: &Path, directory: &Path) -> Result<(), StoreError> {
+    let (stores, others): (Vec<_>, Vec<_>) = content(stage)?
+        .into_iter()
+        .partition(|path| path.ends_with(FILE));
+    for path in others.into_iter().chain(stores) {
+        let name = path.file_name().unwrap_or_default();
+        fs::rename(&path, directory.join(name)).map_err(at(&path))?;
+    }
+    fs::remove_dir(stage).map_err(at(stage))?;
+    sync_parent(&directory.join(FILE))
 }
 
 fn count(connection: &Connection) -> Result<u64, StoreError> {

@@ -198,9 +198,21 @@ pub(super) fn private(path: &Path) -> Result<(), StoreError> {
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600)).map_err(at(path))
 }
 
+/// What an engine's error means for the file at `path`.
+fn of_file(path: &Path) -> impl Fn(rusqlite::Error) -> StoreError + '_ {
+    |error| match error.sqlite_error_code() {
+        Some(rusqlite::ErrorCode::NotADatabase) => StoreError::Foreign {
+            path: path.display().to_string(),
+        },
+        _ => StoreError::Engine(error),
+    }
+}
+
 fn connect(path: &Path) -> Result<Connection, StoreError> {
     let connection = Connection::open(path)?;
-    connection.pragma_update(None, "journal_mode", "WAL")?;
+    connection
+        .pragma_update(None, "journal_mode", "WAL")
+        .map_err(of_file(path))?;
     connection.pragma_update(None, "synchronous", "FULL")?;
     connection.pragma_update(None, "wal_autocheckpoint", 2000)?;
     connection.pragma_update(None, "cache_size", -2048)?;
@@ -210,7 +222,9 @@ fn connect(path: &Path) -> Result<Connection, StoreError> {
 
 /// Checks that a file is ours and not newer than we are.
 pub(super) fn recognise(connection: &Connection, path: &Path) -> Result<i64, StoreError> {
-    let application: i64 = connection.pragma_query_value(None, "application_id", |r| r.get(0))?;
+    let application: i64 = connection
+        .pragma_query_value(None, "application_id", |r| r.get(0))
+        .map_err(of_file(path))?;
     let format: i64 = connection.pragma_query_value(None, "user_version", |r| r.get(0))?;
     let tables: i64 =
         connection.query_row("SELECT count(*) FROM sqlite_schema", [], |r| r.get(0))?;

@@ -131,6 +131,71 @@ async fn a_foreign_file_is_left_alone() {
 }
 
 #[tokio::test]
+async fn what_is_no_store_is_named() {
+    let folder = Folder::new("junk");
+    let file = folder.0.join(sqlite::FILE);
+    std::fs::write(
+        &file,
+        "no database at all, but longer than a header".repeat(20),
+    )
+    .unwrap();
+    let error = SqliteStore::open(&folder.0).unwrap_err().to_string();
+    assert!(
+        error.contains("store.db is not a Fairlead store"),
+        "{error}"
+    );
+    let error = archive::restore(&file, &folder.0.join("new")).unwrap_err();
+    assert!(matches!(error, StoreError::Foreign { .. }), "{error}");
+    let nothing = folder.0.join("nothing");
+    for error in [
+        archive::backup(&nothing, &folder.0.join("saved")).unwrap_err(),
+        archive::restore(&nothing, &folder.0.join("new")).unwrap_err(),
+    ] {
+        assert!(error.to_string().contains("nothing"), "{error}");
+    }
+}
+
+#[tokio::test]
+async fn a_restore_happens_whole_or_leaves_nothing() {
+    let folder = Folder::new("whole");
+    let (live, saved, new) = (
+        folder.0.join("live"),
+        folder.0.join("saved.db"),
+        folder.0.join("new"),
+    );
+    drop(open(&live));
+    std::fs::create_dir(live.join("pki")).unwrap();
+    std::fs::write(live.join("pki/ca.key"), "secret").unwrap();
+    std::fs::write(live.join("admin.kubeconfig"), "x").unwrap();
+    archive::backup(&live, &saved).unwrap();
+    let names = || {
+        let entries = std::fs::read_dir(&new).unwrap();
+        let mut names: Vec<_> = entries.map(|e| e.unwrap().file_name()).collect();
+        names.sort();
+        names
+    };
+    // Other keys are in the way.
+    std::fs::create_dir_all(new.join("pki")).unwrap();
+    let error = archive::restore(&saved, &new).unwrap_err();
+    assert!(matches!(error, StoreError::Occupied { .. }), "{error}");
+    assert_eq!(names(), ["lock", "pki"]);
+    std::fs::remove_dir(new.join("pki")).unwrap();
+    // The backup turns out to be bad half-way.
+    let bad = rusqlite::Connection::open(&saved).unwrap();
+    bad.execute("INSERT INTO files VALUES ('../out', 384, x'00')", [])
+        .unwrap();
+    let error = archive::restore(&saved, &new).unwrap_err();
+    assert!(matches!(error, StoreError::Damaged { .. }), "{error}");
+    assert_eq!(names(), ["lock"]);
+    bad.execute("DELETE FROM files WHERE path = '../out'", [])
+        .unwrap();
+    // One was killed here before.
+    std::fs::create_dir_all(new.join("restore.part/pki")).unwrap();
+    archive::restore(&saved, &new).unwrap();
+    assert_eq!(names(), ["admin.kubeconfig", "lock", "pki", "store.db"]);
+}
+
+#[tokio::test]
 async fn one_directory_has_one_server() {
     let folder = Folder::new("lock");
     let (_store, _) = open(&folder.0);

@@ -9,7 +9,12 @@ use std::{
 use clap::Args;
 use serde::Deserialize;
 
-use crate::{controller::Controllers, hollow::duration, tls::authority::LEAF_LIFE};
+use crate::{
+    cache::selector::is_dns_subdomain,
+    controller::{Controllers, network::allocator::Range},
+    hollow::duration,
+    tls::authority::LEAF_LIFE,
+};
 
 /// How long Events live if nothing is said.
 const EVENT_TTL: Duration = Duration::from_hours(1);
@@ -102,8 +107,8 @@ pub struct ServerConfig {
     pub kubeconfig: PathBuf,
     /// Cluster domain.
     pub cluster_domain: String,
-    /// Service ranges.
-    pub service_cidr: Vec<String>,
+    /// Service ranges, one per family.
+    pub service_cidr: Vec<Range>,
     /// Controllers that do not run.
     pub disabled_controllers: Vec<String>,
     /// Bound of each resource's event ring.
@@ -197,6 +202,12 @@ impl ServerArgs {
                 .or(file.disable_controllers)
                 .unwrap_or_default(),
         )?;
+        let tls_san = certificate_names(self.tls_san.or(file.tls_san).unwrap_or_default())?;
+        let cluster_domain = self.cluster_domain.or(file.cluster_domain);
+        let cluster_domain = domain(cluster_domain.unwrap_or_else(|| "cluster.local".to_owned()))?;
+        let service_cidr = self.service_cidr.or(file.service_cidr);
+        let service_cidr =
+            ranges(&service_cidr.unwrap_or_else(|| vec!["10.96.0.0/16".to_owned()]))?;
         Ok(ServerConfig {
             disabled_controllers,
             kubeconfig: self
@@ -206,15 +217,9 @@ impl ServerArgs {
             data_dir,
             listen,
             advertise,
-            tls_san: self.tls_san.or(file.tls_san).unwrap_or_default(),
-            cluster_domain: self
-                .cluster_domain
-                .or(file.cluster_domain)
-                .unwrap_or_else(|| "cluster.local".to_owned()),
-            service_cidr: self
-                .service_cidr
-                .or(file.service_cidr)
-                .unwrap_or_else(|| vec!["10.96.0.0/16".to_owned()]),
+            tls_san,
+            cluster_domain,
+            service_cidr,
             ring_bytes: megabytes << 20,
             event_ttl,
             certificate_life,
@@ -233,6 +238,56 @@ fn known_controllers(names: Vec<String>) -> Result<Vec<String>, ConfigError> {
         }),
         None => Ok(names),
     }
+}
+
+/// Names that a certificate can have.
+fn certificate_names(names: Vec<String>) -> Result<Vec<String>, ConfigError> {
+    let good = |name: &String| {
+        let host = name.strip_prefix("*.").unwrap_or(name);
+        name.parse::<IpAddr>().is_ok() || is_dns_subdomain(&host.to_ascii_lowercase())
+    };
+    match names.iter().find(|name| !good(name)) {
+        Some(name) => Err(ConfigError::Refused {
+            setting: "tls-san",
+            why: format!("{name:?} is neither an address nor a DNS name"),
+        }),
+        None => Ok(names),
+    }
+}
+
+fn domain(name: String) -> Result<String, ConfigError> {
+    if is_dns_subdomain(&name) {
+        return Ok(name);
+    }
+    Err(ConfigError::Refused {
+        setting: "cluster-domain",
+        why: format!("{name:?} is no DNS domain; hint: write it as in cluster.local"),
+    })
+}
+
+/// Ranges of Service addresses: one, or one of each family.
+fn ranges(texts: &[String]) -> Result<Vec<Range>, ConfigError> {
+    let refuse = |why| ConfigError::Refused {
+        setting: "service-cidr",
+        why,
+    };
+    let mut ranges: Vec<Range> = Vec::with_capacity(texts.len());
+    for text in texts {
+        let range = Range::parse(text).map_err(|error| refuse(error.to_string()))?;
+        if ranges.iter().any(|other| other.family() == range.family()) {
+            let family = range.family();
+            return Err(refuse(format!(
+                "{text} is a second range of {family}; hint: give one per family"
+            )));
+        }
+        ranges.push(range);
+    }
+    if ranges.is_empty() {
+        return Err(refuse(
+            "no range is given; hint: write 10.96.0.0/16".to_owned(),
+        ));
+    }
+    Ok(ranges)
 }
 
 /// A time that was said, or the default, if it is long enough.
@@ -265,4 +320,54 @@ fn read(path: &Path) -> Result<ServerArgs, ConfigError> {
         path: shown(),
         why: error.to_string(),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn refused(args: ServerArgs) -> String {
+        args.resolve().unwrap_err().to_string()
+    }
+
+    fn texts(list: &[&str]) -> Option<Vec<String>> {
+        Some(list.iter().map(|text| (*text).to_owned()).collect())
+    }
+
+    #[test]
+    fn names_and_ranges_that_cannot_work_are_refused_by_flag() {
+        for (list, why) in [
+            (&["10.0.0.0/40"][..], "\"10.0.0.0/40\" is no address range"),
+            (&["10.0.0.0/16", "10.1.0.0/16"], "second range of IPv4"),
+            (&[], "no range"),
+        ] {
+            let service_cidr = texts(list);
+            let message = refused(ServerArgs {
+                service_cidr,
+                ..ServerArgs::default()
+            });
+            assert!(message.starts_with("--service-cidr: "), "{message}");
+            assert!(message.contains(why), "{message}");
+        }
+        let cluster_domain = Some("a b".to_owned());
+        let message = refused(ServerArgs {
+            cluster_domain,
+            ..ServerArgs::default()
+        });
+        assert!(
+            message.starts_with("--cluster-domain: \"a b\""),
+            "{message}"
+        );
+        let message = refused(ServerArgs {
+            tls_san: texts(&["*.example.com", "10.0.0.1", "a b"]),
+            ..ServerArgs::default()
+        });
+        assert!(message.starts_with("--tls-san: \"a b\""), "{message}");
+        let both = ServerArgs {
+            service_cidr: texts(&["10.96.0.0/16", "fd00:96::/112"]),
+            ..ServerArgs::default()
+        };
+        assert_eq!(both.resolve().unwrap().service_cidr.len(), 2);
+    }
 }

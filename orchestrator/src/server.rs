@@ -23,7 +23,7 @@ use crate::{
     controller::{
         Controllers, Measures, Options,
         network::{
-            allocator::{Range, RangeError, ServiceAllocator},
+            allocator::{Range, ServiceAllocator},
             api_server::Reachable,
         },
         runtime::Clock,
@@ -69,9 +69,6 @@ pub enum StartError {
         #[source]
         source: std::io::Error,
     },
-    /// A Service range cannot be used.
-    #[error("--service-cidr: {0}")]
-    Range(#[from] RangeError),
     /// The objects every cluster has could not be made.
     #[error("the cluster's own objects could not be made: {0}")]
     Seed(#[from] Status),
@@ -148,7 +145,7 @@ impl Server {
         let registry = Arc::new(Registry::new(
             Arc::new(store),
             cache,
-            admission_rules(&auth, ServiceAllocator::new(ranges(&config)?)),
+            admission_rules(&auth, ServiceAllocator::new(config.service_cidr.clone())),
             Arc::new(Timestamp::now),
         ));
         let user = User::component("system:apiserver", &[auth::identity::MASTERS]);
@@ -175,7 +172,7 @@ impl Server {
         );
         let (stop, serving) = keys.serve(listener, Arc::new(api), &metrics)?;
         report(watch.step("serving", format!("https://{public}")));
-        let options = options(&config, &keys, address.port())?;
+        let options = options(&config, &keys, address.port());
         metrics.register(|registry| options.measures.register(registry));
         let controllers = Controllers::start(Arc::clone(&registry), Clock::system(), options).await;
         report(watch.step("controllers", led(&controllers)));
@@ -334,12 +331,7 @@ fn server_leaf(config: &ServerConfig) -> Leaf {
     if !config.listen.ip().is_unspecified() {
         addresses.push(config.listen.ip());
     }
-    addresses.extend(
-        config
-            .service_cidr
-            .iter()
-            .filter_map(|cidr| tls::authority::first_host(cidr)),
-    );
+    addresses.extend(config.service_cidr.iter().map(Range::first));
     for name in &config.tls_san {
         match name.parse() {
             Ok(address) => addresses.push(address),
@@ -391,17 +383,17 @@ impl Stopwatch {
 }
 
 /// What controllers need to know.
-fn options(config: &ServerConfig, keys: &Keys, port: u16) -> Result<Options, StartError> {
-    Ok(Options {
+fn options(config: &ServerConfig, keys: &Keys, port: u16) -> Options {
+    Options {
         root_ca: keys.authority.certificate_pem().to_owned(),
         server: Some(Reachable {
             address: SocketAddr::new(config.advertise, port),
-            ranges: ranges(config)?,
+            ranges: config.service_cidr.clone(),
         }),
         disabled: config.disabled_controllers.clone(),
         identity: identity(config),
         measures: Measures::default(),
-    })
+    }
 }
 
 /// Who this server is among those that may share a store: a machine and a data
@@ -423,12 +415,6 @@ fn led(controllers: &Controllers) -> String {
         [] => "wait for their leases".to_owned(),
         leading => format!("leading: {}", leading.join(", ")),
     }
-}
-
-/// The ranges of Service addresses.
-fn ranges(config: &ServerConfig) -> Result<Vec<Range>, RangeError> {
-    let ranges = config.service_cidr.iter();
-    ranges.map(|text| Range::parse(text)).collect()
 }
 
 /// What every write has to pass, in this order.

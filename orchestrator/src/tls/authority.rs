@@ -383,14 +383,6 @@ pub fn api_server_names(cluster_domain: &str) -> Vec<String> {
     names
 }
 
-/// The first host address of a range, `10.96.0.1` of `10.96.0.0/16`: the `kubernetes` Service.
-pub fn first_host(cidr: &str) -> Option<IpAddr> {
-    match cidr.split_once('/')?.0.parse().ok()? {
-        IpAddr::V4(base) => Some(IpAddr::V4((u32::from(base).checked_add(1)?).into())),
-        IpAddr::V6(base) => Some(IpAddr::V6((u128::from(base).checked_add(1)?).into())),
-    }
-}
-
 fn unix_seconds(time: SystemTime) -> Result<i64, PkiError> {
     let since = time
         .duration_since(SystemTime::UNIX_EPOCH)

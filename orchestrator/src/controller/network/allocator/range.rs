@@ -44,7 +44,8 @@ impl Range {
         })
     }
 
-    pub(super) fn family(&self) -> &'static str {
+    /// `IPv4` or `IPv6`.
+    pub fn family(&self) -> &'static str {
         if self.base.is_ipv4() { "IPv4" } else { "IPv6" }
     }
 

@@ -92,8 +92,8 @@ pub static POD_TEMPLATE: Resource = Resource {
     ],
     rules: Rules {
         default: |o| {
-            if let Some(template) = o.get_mut("template").and_then(Value::as_object_mut) {
-                defaults::pod_template(template);
+            if let Some(object) = o.as_object_mut() {
+                defaults::pod_template(object);
             }
         },
         validate: |o, causes| {

@@ -29,18 +29,20 @@ impl Api {
             Deleted::Gone(object) if !resource.rules.returns_deleted => {
                 let object: Value =
                     serde_json::from_slice(&object).expect("the registry writes JSON");
-                let status = json!({
+                let mut status = json!({
                     "kind": "Status",
                     "apiVersion": "v1",
                     "metadata": {},
                     "status": "Success",
                     "details": {
                         "name": place.name,
-                        "group": resource.group,
                         "kind": resource.plural,
                         "uid": object["metadata"]["uid"],
                     },
                 });
+                if !resource.group.is_empty() {
+                    status["details"]["group"] = resource.group.into();
+                }
                 respond::value(StatusCode::OK, &status)
             }
             Deleted::Gone(object) | Deleted::Terminating(object) => {

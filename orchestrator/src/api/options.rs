@@ -33,7 +33,18 @@ pub(super) fn decode(text: &str, plus: bool) -> Option<String> {
     String::from_utf8(out).ok()
 }
 
-/// The first value of a parameter, decoded; malformed ones count as absent.
+/// Refuses a query that cannot be decoded: a selector in it would else count as absent.
+///
+/// # Errors
+/// 400.
+pub(super) fn check(query: &str) -> Result<(), Status> {
+    if decode(query, true).is_some() {
+        return Ok(());
+    }
+    Err(Status::bad_request("the query holds a bad percent escape"))
+}
+
+/// The first value of a parameter, decoded.
 pub(super) fn value(query: &str, name: &str) -> Option<String> {
     query.split('&').find_map(|pair| {
         let (key, value) = pair.split_once('=').unwrap_or((pair, ""));

@@ -74,12 +74,14 @@ impl<'a> Place<'a> {
     /// Reads a method and a path.
     ///
     /// # Errors
-    /// 404 for a resource that does not exist, 405 for an unused method.
+    /// 404 for a resource that does not exist, 405 for an unused method, 400 for
+    /// a query that cannot be decoded.
     pub(super) fn find(
         method: &Method,
         query: &'a str,
         segments: &'a Segments,
     ) -> Result<Self, Status> {
+        options::check(query)?;
         let parts: Vec<&str> = segments.parts.iter().map(String::as_str).collect();
         let parts = match parts.as_slice() {
             [rest @ .., ""] => rest, // a trailing slash

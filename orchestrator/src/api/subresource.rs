@@ -116,6 +116,22 @@ impl Api {
             same_name(place, &decoded.value)?;
             (PatchBody::Merge(decoded.value), options)
         };
+        if let PatchBody::Apply {
+            configuration,
+            force,
+        } = &patch
+        {
+            let patch = PatchBody::Apply {
+                configuration: scale::applied(configuration, target)?,
+                force: *force,
+            };
+            let caller = &request.caller;
+            let written = self
+                .registry
+                .patch(target, caller, &patch, &options)
+                .await?;
+            return Ok(respond::value(StatusCode::OK, &scale::of(&written.value())));
+        }
         let change = |current: &Value| {
             let new = patch.apply_to(kind, &scale::of(current))?;
             scale::onto(current, &new, target)

@@ -69,10 +69,9 @@ pub(super) fn map(object: &mut Value) -> Result<&mut Map<String, Value>, Status>
         .ok_or_else(|| Status::bad_request("metadata is not an object"))
 }
 
-/// Checks and sets kind, version and namespace; of updates also the name.
+/// Checks and sets kind, version and namespace.
 pub(super) fn identify(target: Target<'_>, object: &mut Value) -> Result<(), Status> {
     let resource = target.resource;
-    let name_wanted = target.name.to_owned();
     let metadata = map(object)?;
     if resource.namespaced {
         match metadata
@@ -92,24 +91,44 @@ pub(super) fn identify(target: Target<'_>, object: &mut Value) -> Result<(), Sta
     } else {
         metadata.remove("namespace");
     }
-    if !name_wanted.is_empty() {
-        match metadata
-            .get("name")
-            .and_then(Value::as_str)
-            .unwrap_or_default()
-        {
-            "" => drop(metadata.insert("name".to_owned(), json!(name_wanted))),
-            given if given == name_wanted => {}
-            given => {
-                return Err(Status::bad_request(format!(
-                    "the name of the object ({given}) does not match the name on the URL ({name_wanted})"
-                )));
-            }
-        }
-    }
     object["apiVersion"] = json!(resource.api_version());
     object["kind"] = json!(resource.kind);
     Ok(())
+}
+
+/// Checks that a configuration to apply says the target's version and kind, and no other name.
+pub(super) fn identify_applied(target: Target<'_>, object: &mut Value) -> Result<(), Status> {
+    let resource = target.resource;
+    let given = |field: &str| object[field].as_str().unwrap_or_default();
+    let (version, kind) = (given("apiVersion"), given("kind"));
+    let wanted = resource.api_version();
+    if object.is_object() && version != wanted {
+        return Err(Status::bad_request(format!(
+            "Incorrect version specified in apply patch. Specified patch version: {version}, expected: {wanted}"
+        )));
+    }
+    if object.is_object() && kind != resource.kind {
+        return Err(Status::bad_request(format!(
+            "{kind:?} in version {version:?} cannot be handled as a {}",
+            resource.kind
+        )));
+    }
+    let metadata = map(object)?;
+    match metadata
+        .get("name")
+        .and_then(Value::as_str)
+        .unwrap_or_default()
+    {
+        "" => drop(metadata.insert("name".to_owned(), json!(target.name))),
+        given if given == target.name => {}
+        given => {
+            return Err(Status::bad_request(format!(
+                "the name of the object ({given}) does not match the name on the URL ({})",
+                target.name
+            )));
+        }
+    }
+    identify(target, object)
 }
 
 /// Sets what only the server may say about a new object.

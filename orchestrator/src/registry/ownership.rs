@@ -56,7 +56,7 @@ impl Registry {
         let api_version = resource.api_version();
         let now = stamp(self.now());
         let mut configuration = configuration.clone();
-        metadata::identify(target, &mut configuration)?;
+        metadata::identify_applied(target, &mut configuration)?;
         let options = WriteOptions {
             ownership: Ownership::Recorded,
             ..options.clone()

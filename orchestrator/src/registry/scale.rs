@@ -64,6 +64,33 @@ pub fn onto(current: &Value, scale: &Value, target: Target<'_>) -> Result<Value,
     Ok(new)
 }
 
+/// What applying a `Scale` means for the workload: its replicas and no more.
+///
+/// # Errors
+/// 400 for what is no `Scale`.
+pub fn applied(scale: &Value, target: Target<'_>) -> Result<Value, Status> {
+    if scale["apiVersion"] != "autoscaling/v1" || scale["kind"] != "Scale" {
+        return Err(Status::bad_request(format!(
+            "expected a Scale of autoscaling/v1 in the apply patch, got {} {}",
+            scale["apiVersion"], scale["kind"]
+        )));
+    }
+    let mut workload = json!({
+        "apiVersion": target.resource.api_version(),
+        "kind": target.resource.kind,
+        "metadata": {},
+    });
+    for field in ["name", "namespace", "uid", "resourceVersion"] {
+        if let Some(value) = scale["metadata"].get(field) {
+            workload["metadata"][field] = value.clone();
+        }
+    }
+    if let Some(replicas) = scale["spec"].get("replicas") {
+        workload["spec"] = json!({"replicas": replicas});
+    }
+    Ok(workload)
+}
+
 /// A selector as text; the plain map of a `ReplicationController` too.
 fn selector_text(selector: &Value) -> String {
     let Some(map) = selector.as_object() else {

@@ -313,7 +313,12 @@ async fn a_write_that_cannot_be_answered_or_read_does_not_happen() {
     let json = ("Content-Type", "application/json");
     let object = json!({"metadata": {"name": "c"}}).to_string();
     for (header, code, reason, text) in [
-        (("Accept", "text/html"), 406, "NotAcceptable", "application/json"),
+        (
+            ("Accept", "text/html"),
+            406,
+            "NotAcceptable",
+            "application/json",
+        ),
         (
             ("Content-Encoding", "gzip"),
             415,
@@ -329,13 +334,19 @@ async fn a_write_that_cannot_be_answered_or_read_does_not_happen() {
         check(&answer, 404, "NotFound", "not found");
     }
     let plain = ("Content-Encoding", "identity");
-    let (code, body) = cluster.send_with("POST", MAPS, &[json, plain], object).await;
+    let (code, body) = cluster
+        .send_with("POST", MAPS, &[json, plain], object)
+        .await;
     assert_eq!(code, 201, "{body}");
     let (code, _) = cluster
         .send_with("DELETE", &format!("{MAPS}/c"), &[("Accept", "a/b")], "")
         .await;
     assert_eq!(code, 406);
-    assert_eq!(cluster.get(&format!("{MAPS}/c")).await.0, 200, "it is still there");
+    assert_eq!(
+        cluster.get(&format!("{MAPS}/c")).await.0,
+        200,
+        "it is still there"
+    );
     cluster.server.stop().await;
 }
 
@@ -347,7 +358,10 @@ async fn a_put_names_its_object() {
     let path = format!("{MAPS}/c");
     for (body, text) in [
         (json!({}), "was undeterminable: name must be provided"),
-        (json!({"metadata": {"name": "d"}}), "(d) does not match the name on the URL (c)"),
+        (
+            json!({"metadata": {"name": "d"}}),
+            "(d) does not match the name on the URL (c)",
+        ),
         (
             json!({"metadata": {"name": "c", "namespace": "other"}}),
             "(other) does not match the namespace on the request (default)",
@@ -370,7 +384,9 @@ async fn an_object_does_not_grow_without_end() {
         "metadata": {"name": "t"},
         "template": {"spec": {"containers": [{"name": "a", "image": "x"}]}},
     });
-    assert_eq!(cluster.post(base, &object).await.0, 201);
+    let (code, template) = cluster.post(base, &object).await;
+    assert_eq!(code, 201, "{template}");
+    assert_eq!(template["template"]["spec"]["restartPolicy"], "Always");
     let path = format!("{base}/t");
     let grow = async |name: &str| {
         let value = "x".repeat(2 << 20);
@@ -384,5 +400,96 @@ async fn an_object_does_not_grow_without_end() {
     let (_, kept) = cluster.get(&path).await;
     let env = &kept["template"]["spec"]["containers"][0]["env"];
     assert_eq!(env.as_array().unwrap().len(), 1);
+    cluster.server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_patch_neither_renames_nor_bares_its_object() {
+    let cluster = Cluster::start("renames").await;
+    let object = json!({"metadata": {"name": "c", "labels": {"a": "b"}}});
+    let (_, before) = cluster.post(MAPS, &object).await;
+    let path = format!("{MAPS}/c");
+    let rename = json!([{"op": "replace", "path": "/metadata/name", "value": "d"}]);
+    let bare = json!([{"op": "remove", "path": "/metadata"}]);
+    for (kind, patch) in [
+        ("json-patch+json", rename),
+        ("json-patch+json", bare),
+        ("merge-patch+json", json!({"metadata": null})),
+        ("merge-patch+json", json!({"metadata": {"name": null}})),
+        (
+            "strategic-merge-patch+json",
+            json!({"metadata": {"name": "d"}}),
+        ),
+    ] {
+        let kind = format!("application/{kind}");
+        let answer = cluster.send("PATCH", &path, &kind, patch.to_string()).await;
+        check(&answer, 422, "Invalid", "metadata.name");
+    }
+    assert_eq!(cluster.get(&path).await.1, before);
+    cluster.server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_apply_says_what_it_applies() {
+    let cluster = Cluster::start("applies").await;
+    let apply = async |path: &str, body: Value| {
+        let sign = if path.contains('?') { '&' } else { '?' };
+        let path = format!("{path}{sign}fieldManager=m");
+        let kind = "application/apply-patch+yaml";
+        cluster.send("PATCH", &path, kind, body.to_string()).await
+    };
+    let path = format!("{MAPS}/c");
+    for (version, kind, text) in [
+        ("v1", "Secret", "cannot be handled as a ConfigMap"),
+        ("v1", "", "cannot be handled as a ConfigMap"),
+        ("apps/v1", "ConfigMap", "expected: v1"),
+        ("", "ConfigMap", "expected: v1"),
+    ] {
+        let body = json!({"apiVersion": version, "kind": kind, "metadata": {"name": "c"}});
+        check(&apply(&path, body).await, 400, "BadRequest", text);
+    }
+    assert_eq!(cluster.get(&path).await.0, 404);
+    // A Scale is applied to the workload behind it.
+    let sets = "/apis/apps/v1/namespaces/default/replicasets";
+    let template = json!({
+        "metadata": {"labels": {"a": "b"}},
+        "spec": {"containers": [{"name": "a", "image": "x"}]},
+    });
+    let spec =
+        json!({"replicas": 0, "selector": {"matchLabels": {"a": "b"}}, "template": template});
+    let set = json!({"metadata": {"name": "s"}, "spec": spec});
+    assert_eq!(cluster.post(sets, &set).await.0, 201);
+    let scale = |replicas: u8| json!({"apiVersion": "autoscaling/v1", "kind": "Scale", "metadata": {"name": "s"}, "spec": {"replicas": replicas}});
+    let path = format!("{sets}/s/scale");
+    let conflict = apply(&path, scale(2)).await;
+    check(&conflict, 409, "Conflict", ".spec.replicas");
+    let (code, applied) = apply(&format!("{path}?force=true"), scale(2)).await;
+    assert_eq!(
+        (code, &applied["spec"]["replicas"]),
+        (200, &json!(2)),
+        "{applied}"
+    );
+    let other = json!({"apiVersion": "apps/v1", "kind": "ReplicaSet", "metadata": {"name": "s"}});
+    check(
+        &apply(&path, other).await,
+        400,
+        "BadRequest",
+        "expected a Scale",
+    );
+    cluster.server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_selector_that_cannot_be_decoded_deletes_nothing() {
+    let cluster = Cluster::start("escapes").await;
+    let object = json!({"metadata": {"name": "c"}});
+    assert_eq!(cluster.post(MAPS, &object).await.0, 201);
+    for query in ["labelSelector=%ff", "fieldSelector=%ff%fe", "x=%c3("] {
+        let answer = cluster
+            .send("DELETE", &format!("{MAPS}?{query}"), "", "")
+            .await;
+        check(&answer, 400, "BadRequest", "bad percent escape");
+    }
+    assert_eq!(cluster.get(&format!("{MAPS}/c")).await.0, 200);
     cluster.server.stop().await;
 }

@@ -156,7 +156,9 @@ pub(super) fn same_name(place: &Place<'_>, object: &Value) -> Result<(), Status>
     let given = |field: &str| object["metadata"][field].as_str().unwrap_or_default();
     let (path, name, namespace) = (place.name, given("name"), given("namespace"));
     let why = if name.is_empty() {
-        format!("the name of the object ({path} based on URL) was undeterminable: name must be provided")
+        format!(
+            "the name of the object ({path} based on URL) was undeterminable: name must be provided"
+        )
     } else if name != path {
         format!("the name of the object ({name}) does not match the name on the URL ({path})")
     } else if !place.namespace.is_empty() && !namespace.is_empty() && namespace != place.namespace {

@@ -6,8 +6,10 @@
 
 mod api;
 mod bend;
+mod cluster;
 mod kinds;
 mod parsers;
+mod request;
 mod seeds;
 
 /// `SplitMix64` (Steele, Lea, Flood 2014).

@@ -331,8 +331,8 @@ mod tests {
         args.resolve().unwrap_err().to_string()
     }
 
-    fn texts(list: &[&str]) -> Option<Vec<String>> {
-        Some(list.iter().map(|text| (*text).to_owned()).collect())
+    fn texts(list: &[&str]) -> Vec<String> {
+        list.iter().map(|text| (*text).to_owned()).collect()
     }
 
     #[test]
@@ -342,7 +342,7 @@ mod tests {
             (&["10.0.0.0/16", "10.1.0.0/16"], "second range of IPv4"),
             (&[], "no range"),
         ] {
-            let service_cidr = texts(list);
+            let service_cidr = Some(texts(list));
             let message = refused(ServerArgs {
                 service_cidr,
                 ..ServerArgs::default()
@@ -360,12 +360,12 @@ mod tests {
             "{message}"
         );
         let message = refused(ServerArgs {
-            tls_san: texts(&["*.example.com", "10.0.0.1", "a b"]),
+            tls_san: Some(texts(&["*.example.com", "10.0.0.1", "a b"])),
             ..ServerArgs::default()
         });
         assert!(message.starts_with("--tls-san: \"a b\""), "{message}");
         let both = ServerArgs {
-            service_cidr: texts(&["10.96.0.0/16", "fd00:96::/112"]),
+            service_cidr: Some(texts(&["10.96.0.0/16", "fd00:96::/112"])),
             ..ServerArgs::default()
         };
         assert_eq!(both.resolve().unwrap().service_cidr.len(), 2);

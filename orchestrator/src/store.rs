@@ -10,6 +10,7 @@ use std::{fmt, future::Future, pin::Pin, sync::Arc};
 use bytes::Bytes;
 
 pub mod archive;
+pub mod file;
 pub mod sqlite;
 
 #[cfg(test)]

@@ -13,7 +13,7 @@ use rusqlite::{Connection, OpenFlags, params};
 
 use super::{
     StoreError, at,
-    sqlite::{FILE, lock, private, recognise},
+    file::{FILE, lock, private, recognise},
 };
 
 /// Files larger than this are not keys and are refused.

@@ -104,7 +104,7 @@ async fn revisions_never_come_twice_even_those_kept_in_memory() {
 async fn a_store_from_the_future_is_refused() {
     let folder = Folder::new("future");
     drop(open(&folder.0));
-    let file = folder.0.join(sqlite::FILE);
+    let file = folder.0.join(file::FILE);
     rusqlite::Connection::open(&file)
         .unwrap()
         .pragma_update(None, "user_version", 99)
@@ -120,7 +120,7 @@ async fn a_store_from_the_future_is_refused() {
 #[tokio::test]
 async fn a_foreign_file_is_left_alone() {
     let folder = Folder::new("foreign");
-    let file = folder.0.join(sqlite::FILE);
+    let file = folder.0.join(file::FILE);
     let other = rusqlite::Connection::open(&file).unwrap();
     other.execute_batch("CREATE TABLE mine (x)").unwrap();
     drop(other);
@@ -133,7 +133,7 @@ async fn a_foreign_file_is_left_alone() {
 #[tokio::test]
 async fn what_is_no_store_is_named() {
     let folder = Folder::new("junk");
-    let file = folder.0.join(sqlite::FILE);
+    let file = folder.0.join(file::FILE);
     std::fs::write(
         &file,
         "no database at all, but longer than a header".repeat(20),

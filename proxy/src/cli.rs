@@ -182,7 +182,7 @@ pub(crate) struct PlaceArgs {
 #[group(id = "from", required = true, multiple = true, args = ["source", "kubeconfig", "in_cluster"])]
 pub(crate) struct RunArgs {
     /// A directory of manifests (*.yaml, *.yml, *.json), watched; may be given
-    /// several times.
+    /// several times. Of an object in several sources the last one's is in force.
     #[arg(long, value_name = "DIR")]
     pub(crate) source: Vec<PathBuf>,
     /// A Kubernetes API server, by kubeconfig.

@@ -21,7 +21,8 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use proxy_ebpf::addr::proto;
-use serde::Deserialize;
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer};
 use serde_json::Value;
 
 use crate::compile::tables::ServiceKey;
@@ -137,8 +138,18 @@ struct TestSpec {
 struct CaseText {
     from: String,
     to: String,
+    #[serde(deserialize_with = "port_as_text")]
     port: String,
     expect: Expectation,
+}
+
+/// `port: 80` is a number to YAML.
+fn port_as_text<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
+    match Value::deserialize(deserializer)? {
+        Value::String(text) => Ok(text),
+        Value::Number(number) => Ok(number.to_string()),
+        _ => Err(D::Error::custom("expected 80/tcp, 53/udp, 9/sctp or icmp")),
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]

@@ -265,7 +265,13 @@ impl Context<'_> {
             Err(error) => {
                 let path = error.path().to_string();
                 let reason = error.into_inner().to_string();
-                check.fault(&path, reason, "give the field a value of its type");
+                // `no`, `on` and `80` are no text to YAML.
+                let hint = if reason.ends_with("expected a string") {
+                    "put the value in quotes"
+                } else {
+                    "give the field a value of its type"
+                };
+                check.fault(&path, reason, hint);
                 let name = raw_name(self.kind, self.document);
                 return Err((name, check.errors));
             }

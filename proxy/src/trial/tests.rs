@@ -186,6 +186,20 @@ fn a_packet_to_a_service_is_explained_by_its_endpoint() {
 }
 
 #[test]
+fn a_port_without_a_protocol_is_of_tcp() {
+    for port in [
+        json!(5432),
+        json!("5432"),
+        json!("5432/tcp"),
+        json!("5432/TCP"),
+    ] {
+        let case = json!({"from": "shop/web", "to": "shop/db", "port": port, "expect": "allow"});
+        let outcomes = run(&json!([case])).unwrap();
+        assert!(outcomes.iter().all(report::Outcome::is_good), "{port}");
+    }
+}
+
+#[test]
 fn icmp_is_each_familys_own() {
     let outcomes = run(&json!([
         {"from": "shop/web", "to": "shop/cron", "port": "icmp", "expect": "allow"},

@@ -17,12 +17,14 @@ const RECORD_BYTES_MAX: u64 = 64 * 1024;
 
 #[derive(Debug, Error)]
 pub enum RecordError {
-    #[error("cannot read endpoint record {}", path.display())]
-    Read {
-        path: PathBuf,
-        #[source]
-        source: io::Error,
-    },
+    #[error("cannot read endpoint record {}: {source}", path.display())]
+    Read { path: PathBuf, source: io::Error },
+    #[error(
+        "cannot list the endpoint records in {}: {source}\n\
+         hint: pods that were known stay as they are; none comes or goes until it can be read",
+        path.display()
+    )]
+    List { path: PathBuf, source: io::Error },
     #[error("endpoint record {} is longer than {RECORD_BYTES_MAX} bytes", path.display())]
     TooLong { path: PathBuf },
     #[error("endpoint record {} is not valid: {source}", path.display())]
@@ -112,7 +114,7 @@ impl Stored {
 #[derive(Debug, Default)]
 pub struct Records {
     pub records: BTreeMap<String, Stored>,
-    /// Files that could not be used, and why.
+    /// Files that could not be used, and why; under no name, the directory.
     pub rejected: BTreeMap<String, RecordError>,
 }
 
@@ -120,11 +122,16 @@ impl Records {
     /// Reads the directory again. A file that was good and is bad now keeps its
     /// last good record, and if the directory cannot be read all do: the pods
     /// are still there.
-    pub fn read(&mut self, directory: &Path) -> Result<(), RecordError> {
-        let names = list(directory).map_err(|source| RecordError::Read {
-            path: directory.to_owned(),
-            source,
-        })?;
+    pub fn read(&mut self, directory: &Path) {
+        let names = match list(directory) {
+            Ok(names) => names,
+            Err(source) => {
+                let path = directory.to_owned();
+                let error = RecordError::List { path, source };
+                self.rejected = BTreeMap::from([(String::new(), error)]);
+                return;
+            }
+        };
         let mut previous = std::mem::take(&mut self.records);
         self.rejected.clear();
         for name in names {
@@ -141,7 +148,6 @@ impl Records {
                 }
             }
         }
-        Ok(())
     }
 }
 
@@ -266,13 +272,13 @@ mod tests {
         let good = serde_json::to_vec(&record(|_| {}).unwrap()).unwrap();
         std::fs::write(&file, &good).unwrap();
         let mut records = Records::default();
-        records.read(&directory).unwrap();
+        records.read(&directory);
         std::fs::write(&file, b"{").unwrap();
-        records.read(&directory).unwrap();
+        records.read(&directory);
         assert_eq!(records.records.len(), 1);
         assert_eq!(records.rejected.len(), 1);
         std::fs::remove_file(&file).unwrap();
-        records.read(&directory).unwrap();
+        records.read(&directory);
         assert_eq!(records.records.len(), 0);
         std::fs::remove_dir(&directory).unwrap();
     }
@@ -284,9 +290,9 @@ mod tests {
         let good = serde_json::to_vec(&record(|_| {}).unwrap()).unwrap();
         std::fs::write(directory.join("c1-eth0.json"), &good).unwrap();
         let mut records = Records::default();
-        records.read(&directory).unwrap();
+        records.read(&directory);
         std::fs::remove_dir_all(&directory).unwrap();
-        records.read(&directory).unwrap_err();
-        assert_eq!(records.records.len(), 1);
+        records.read(&directory);
+        assert_eq!((records.records.len(), records.rejected.len()), (1, 1));
     }
 }

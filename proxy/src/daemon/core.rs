@@ -180,12 +180,10 @@ impl Core {
     /// Reads the plugin's records again.
     pub(super) fn reload_records(&mut self) {
         let rejected: BTreeSet<String> = self.records.rejected.keys().cloned().collect();
-        if let Err(error) = self.records.read(&self.record_directory) {
-            error!(%error, "cannot read the endpoint records");
-        }
+        self.records.read(&self.record_directory);
         for (name, error) in &self.records.rejected {
             if !rejected.contains(name) {
-                warn!(%error, "an endpoint record is not usable");
+                warn!(%error, "an endpoint record cannot be used");
             }
         }
     }

@@ -35,8 +35,8 @@ pub(crate) fn run(call: &Call, stdin: &str) -> Result<Option<Value>, Failure> {
     } && network.version < since
     {
         let message = format!(
-            "{:?} is not part of CNI {}: it came with {}",
-            call.verb,
+            "{} is not part of CNI {}: it came with {}",
+            call.verb.name(),
             network.version.name(),
             since.name()
         );

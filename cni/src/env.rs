@@ -24,6 +24,28 @@ pub(crate) enum Verb {
     Version,
 }
 
+impl Verb {
+    const ALL: [Self; 6] = [
+        Self::Add,
+        Self::Del,
+        Self::Check,
+        Self::Gc,
+        Self::Status,
+        Self::Version,
+    ];
+
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::Add => "ADD",
+            Self::Del => "DEL",
+            Self::Check => "CHECK",
+            Self::Gc => "GC",
+            Self::Status => "STATUS",
+            Self::Version => "VERSION",
+        }
+    }
+}
+
 /// A container's interface: what ADD makes and DEL removes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Attachment {
@@ -57,16 +79,9 @@ impl Call {
     /// From `variable`, a look-up of the environment. Names all that is missing at once.
     pub(crate) fn read(variable: impl Fn(&str) -> Option<String>) -> Result<Self, Failure> {
         let get = |name: &str| variable(name).filter(|value| !value.is_empty());
-        let verb = match get("CNI_COMMAND").as_deref() {
-            Some("ADD") => Verb::Add,
-            Some("DEL") => Verb::Del,
-            Some("CHECK") => Verb::Check,
-            Some("GC") => Verb::Gc,
-            Some("STATUS") => Verb::Status,
-            Some("VERSION") => Verb::Version,
-            Some(other) => return Err(bad("CNI_COMMAND", other, VERBS)),
-            None => return Err(missing(&["CNI_COMMAND"]).hint(VERBS)),
-        };
+        let command = get("CNI_COMMAND").ok_or_else(|| missing(&["CNI_COMMAND"]).hint(VERBS))?;
+        let verb = Verb::ALL.into_iter().find(|verb| verb.name() == command);
+        let verb = verb.ok_or_else(|| bad("CNI_COMMAND", &command, VERBS))?;
         let required: &[&str] = match verb {
             Verb::Add | Verb::Check => &["CNI_CONTAINERID", "CNI_NETNS", "CNI_IFNAME", "CNI_PATH"],
             Verb::Del => &["CNI_CONTAINERID", "CNI_IFNAME", "CNI_PATH"],

@@ -4,7 +4,7 @@
 //! or the error goes to stdout as one JSON object. It stays for a millisecond,
 //! has one thread, and needs no daemon once the data path is pinned.
 
-use std::io::{Read, Write};
+use std::io::{IsTerminal, Read, Write};
 use std::process::ExitCode;
 
 use config::Network;
@@ -31,9 +31,13 @@ const STDIN_BYTES: u64 = 16 << 20;
 
 fn main() -> ExitCode {
     let mut stdin = String::new();
-    let read = std::io::stdin()
-        .take(STDIN_BYTES)
-        .read_to_string(&mut stdin);
+    let input = std::io::stdin();
+    // A person who tries it out is answered at once.
+    let read = if input.is_terminal() {
+        Ok(0)
+    } else {
+        input.take(STDIN_BYTES).read_to_string(&mut stdin)
+    };
     let result = read
         .map_err(|error| {
             Failure::new(Code::Decode, format!("stdin cannot be read: {error}"))

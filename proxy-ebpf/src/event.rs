@@ -45,7 +45,7 @@ macro_rules! counters {
 
 counters! {
     Translated = 0, "translated", "sockets given a backend of a Service";
-    Rejected = 2, "rejected", "answered with RST or ICMP: the Service has no endpoints";
+    Rejected = 2, "rejected", "answered with RST or ICMP: the Service has no such port, or no endpoint for it";
     EventsLost = 3, "events_lost", "events not reported: rate limit or full ring";
     FlowsOpened = 4, "flows_opened", "flow entries made";
     PolicyEgress = 16, "policy_egress", "the sender's egress policies do not allow it";

@@ -245,11 +245,8 @@ impl Trial {
             let path = |field: &str| format!("spec.cases[{index}].{field}");
             let end = |field: &str, text: &str| {
                 self.end(text).ok_or_else(|| {
-                    let reason = format!("{}: \"{text}\" is no pod of these files", path(field));
-                    fault(
-                        reason,
-                        "write NAMESPACE/POD of a manifest given, or an address",
-                    )
+                    let (what, hint) = self.no_end(text);
+                    fault(format!("{}: \"{text}\" {what}", path(field)), hint)
                 })
             };
             let Some((protocol, port)) = explain::parse_port(&case.port) else {
@@ -323,6 +320,23 @@ impl Trial {
         let (namespace, name) = text.split_once('/')?;
         let name = ObjectName::new(namespace, name);
         self.slots.contains_key(&name).then_some(End::Pod(name))
+    }
+
+    /// Why a text names no end of a packet, and what to do about it.
+    fn no_end(&self, text: &str) -> (&'static str, &'static str) {
+        let name = text.split_once('/');
+        let name = name.map(|(namespace, name)| ObjectName::new(namespace, name));
+        match name.and_then(|name| self.compiler.state().pods.get(&name)) {
+            Some(pod) if pod.host_network => (
+                "is on the network of its node",
+                "write the node's address: policies see no more of it",
+            ),
+            Some(_) => ("is over", "give its manifest another status.phase, or none"),
+            None => (
+                "is no pod of these files",
+                "write NAMESPACE/POD of a manifest given, or an address",
+            ),
+        }
     }
 
     /// The packets of a case, one for each family that both ends have.

@@ -83,8 +83,12 @@ fn text(flow: &Value) -> String {
         end(&flow["from"]),
         end(&flow["to"]),
     );
-    if flow["verdict"] != "allowed" {
+    if flow["verdict"] != "allowed" && flow["verdict"] != flow["reason"] {
         put(&mut text, format_args!(" {}", cell(&flow["reason"])));
+    }
+    let is_decided = !flow["egress"].is_null() || !flow["ingress"].is_null();
+    if let (Some(help), false) = (flow["help"].as_str(), is_decided) {
+        put(&mut text, format_args!(": {help}"));
     }
     for direction in ["egress", "ingress"] {
         if let Some(decided) = flow[direction].as_str() {
@@ -124,6 +128,7 @@ mod tests {
     fn a_drop_is_one_line_with_names_and_reason() {
         let flow = serde_json::json!({
             "time": 3_661.5, "verdict": "dropped", "reason": "policy_ingress", "protocol": "TCP",
+            "help": "the policies say so",
             "from": {"address": "10.1.0.2", "port": 4000, "name": "shop/web"},
             "to": {"address": "fd00::3", "port": 80, "name": null},
             "ingress": "no rule of shop/db allows it",
@@ -133,5 +138,18 @@ mod tests {
             "01:01:01.500 dropped TCP shop/web (10.1.0.2:4000) -> [fd00::3]:80 policy_ingress; \
              ingress: no rule of shop/db allows it"
         );
+    }
+
+    #[test]
+    fn what_no_policy_decided_is_told_in_words() {
+        let flow = |verdict: &str, reason: &str| {
+            let flow = serde_json::json!({
+                "time": 0, "verdict": verdict, "reason": reason, "protocol": "TCP", "help": "why",
+                "from": {"address": "10.1.0.2", "port": 1}, "to": {"address": "10.1.0.3", "port": 2},
+            });
+            text(&flow).rsplit_once(":2").unwrap().1.to_owned()
+        };
+        assert_eq!(flow("rejected", "rejected"), ": why");
+        assert_eq!(flow("dropped", "spoofed_mac"), " spoofed_mac: why");
     }
 }

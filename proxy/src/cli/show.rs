@@ -181,10 +181,8 @@ fn status_text(status: &Value) -> String {
     }
     for drop in items(&status["drops"]) {
         let (count, hook) = (&drop["packets"], cell(&drop["hook"]));
-        lines.line(
-            "dropped",
-            &format!("{}: {count} ({hook})", cell(&drop["reason"])),
-        );
+        let (reason, help) = (cell(&drop["reason"]), cell(&drop["help"]));
+        lines.line("dropped", &format!("{reason}: {count} ({hook}): {help}"));
     }
     lines.0
 }

@@ -114,7 +114,8 @@ pub(super) fn describe(core: &Core, names: &BTreeMap<IpAddr, String>, event: &Ev
         "length": event.length,
         "generation": event.generation,
     });
-    if let Some(help) = counter.filter(|_| is_drop).map(Counter::help) {
+    let is_refused = |counter: &Counter| is_drop || *counter == Counter::Rejected;
+    if let Some(help) = counter.filter(is_refused).map(Counter::help) {
         line["help"] = Value::from(help);
     }
     for (direction, reason) in reasons(core, event) {

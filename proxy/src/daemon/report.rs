@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 
+use proxy_ebpf::event::Counter;
 use serde_json::{Value, json};
 
 use super::core::Core;
@@ -9,6 +10,7 @@ use super::publish::fills;
 use super::{Daemon, pods};
 use crate::admin::{packets, unix_seconds};
 use crate::compile::tables::EndpointPolicy;
+use crate::datapath::Datapath;
 
 /// `status`: is all well, and if not, what.
 pub(super) fn status(daemon: &Daemon) -> Value {
@@ -51,11 +53,6 @@ pub(super) fn status(daemon: &Daemon) -> Value {
         health.metrics.fills.extend(now);
         (health.metrics.fills.clone(), health.metrics.repairs.clone())
     });
-    let drops: Vec<Value> = packets(&core.datapath)
-        .into_iter()
-        .filter(|(_, _, is_drop, count)| *is_drop && *count > 0)
-        .map(|(hook, reason, _, count)| json!({ "hook": hook, "reason": reason, "packets": count }))
-        .collect();
     json!({
         "version": env!("CARGO_PKG_VERSION"),
         "abi": proxy_ebpf::abi::ABI_VERSION,
@@ -79,8 +76,20 @@ pub(super) fn status(daemon: &Daemon) -> Value {
         "endpoints": core.live().len(),
         "maps": maps,
         "repairs": repairs,
-        "drops": drops,
+        "drops": drops(&core.datapath),
     })
+}
+
+/// What was dropped so far, and why.
+fn drops(datapath: &Datapath) -> Vec<Value> {
+    let counted = packets(datapath).into_iter();
+    let drops = counted.filter(|(_, _, is_drop, count)| *is_drop && *count > 0);
+    let drops = drops.map(|(hook, reason, _, count)| {
+        let counter = Counter::ALL.iter().find(|counter| counter.name() == reason);
+        let help = counter.map(|counter| counter.help());
+        json!({ "hook": hook, "reason": reason, "packets": count, "help": help })
+    });
+    drops.collect()
 }
 
 /// `endpoints`: the pods attached to this node.

@@ -161,8 +161,8 @@ async fn watch(connection: Connection, kind: Kind, shared: Arc<Shared>) {
                 follower.follow(event)
             }
             Err(error) => {
-                warn!(%kind, %error, "watching failed; trying again");
-                shared.set_fault(kind, Some(error.to_string())).await;
+                warn!(%kind, error = chain(&error), "watching failed; trying again");
+                shared.set_fault(kind, Some(chain(&error))).await;
                 continue;
             }
         };
@@ -177,6 +177,20 @@ async fn watch(connection: Connection, kind: Kind, shared: Arc<Shared>) {
             return;
         }
     }
+}
+
+/// An error with those of its causes that it does not tell itself.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let more = error.to_string();
+        if !text.contains(&more) {
+            text = format!("{text}: {more}");
+        }
+        cause = error.source();
+    }
+    text
 }
 
 impl Shared {
@@ -438,7 +452,10 @@ mod tests {
         };
         until(|event| *event == Event::Synced);
         drop(server);
-        until(|event| matches!(event, Event::Faults(faults) if faults.len() == Kind::ALL.len()));
+        until(|event| {
+            matches!(event, Event::Faults(faults)
+            if faults.len() == Kind::ALL.len() && faults.iter().all(|f| f.reason.contains("refused")))
+        });
         let (server, _) = Empty::start(address);
         until(|event| matches!(event, Event::Faults(faults) if faults.is_empty()));
         drop(server);

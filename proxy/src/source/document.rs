@@ -40,7 +40,7 @@ fn parse(text: &str) -> Result<Value, serde_saphyr::Error> {
 pub fn read(origin: &str, text: &str) -> Documents {
     let text = text.strip_prefix(BYTE_ORDER_MARK).unwrap_or(text);
     let mut all = Documents::default();
-    for (index, part) in split(text).into_iter().enumerate() {
+    for (index, Part { line, text: part }) in split(text).into_iter().enumerate() {
         let place = format!("{origin}, document {}", index + 1);
         match parse(part) {
             Ok(Value::Null) => {}
@@ -54,9 +54,7 @@ pub fn read(origin: &str, text: &str) -> Documents {
                 hint: "start it with apiVersion and kind".to_owned(),
             }),
             Err(error) => {
-                // The first line names the place; the rest quotes the text.
-                let text = error.to_string();
-                let reason = text.lines().next().unwrap_or("is not YAML").to_owned();
+                let reason = reason(&error, line);
                 match salvage(part, &reason) {
                     Some(value) => all.documents.push(Document {
                         origin: place.clone().into(),
@@ -78,28 +76,52 @@ pub fn read(origin: &str, text: &str) -> Documents {
 /// Some editors begin a file with it.
 const BYTE_ORDER_MARK: char = '\u{feff}';
 
+/// What the parser says, its line counted from the beginning of the file, which
+/// has `before` lines before the part.
+fn reason(error: &serde_saphyr::Error, before: usize) -> String {
+    let text = error.to_string();
+    // The first line names the place; the rest quotes the text.
+    let first = text.lines().next().unwrap_or("is not YAML");
+    let first = first.strip_prefix("error: ").unwrap_or(first);
+    let place = first.strip_prefix("line ").and_then(|rest| {
+        let (line, rest) = rest.split_once(' ')?;
+        Some((line.parse::<usize>().ok()?, rest))
+    });
+    match place {
+        Some((line, rest)) => format!("line {} {rest}", before.saturating_add(line)),
+        None => first.to_owned(),
+    }
+}
+
+/// A document's text and the number of lines before it.
+struct Part<'a> {
+    line: usize,
+    text: &'a str,
+}
+
 /// The parts between `---` lines (and after `...`); those of comments and blank
 /// lines only are left out.
-fn split(text: &str) -> Vec<&str> {
+fn split(text: &str) -> Vec<Part<'_>> {
     let mut parts = Vec::new();
-    let (mut start, mut position) = (0, 0);
-    for line in text.split_inclusive('\n') {
-        let next = position + line.len();
-        let content = line.trim_end();
-        if is_marker(content) {
-            parts.push(text.get(start..position).unwrap_or_default());
+    let (mut start, mut position) = ((0, 0), 0);
+    for (line, content) in text.split_inclusive('\n').enumerate() {
+        if is_marker(content.trim_end()) {
+            parts.push((start, position));
             // `--- {a: b}` may carry content.
-            start = position + 3;
+            start = (line, position + 3);
         }
-        position = next;
+        position += content.len();
     }
-    parts.push(text.get(start..).unwrap_or_default());
-    parts.retain(|part| {
-        part.lines()
-            .map(str::trim)
-            .any(|line| !line.is_empty() && !line.starts_with('#') && !line.starts_with('%'))
+    parts.push((start, position));
+    let parts = parts.into_iter().map(|((line, from), to)| Part {
+        line,
+        text: text.get(from..to).unwrap_or_default(),
     });
-    parts
+    let is_blank = |part: &Part<'_>| {
+        let mut lines = part.text.lines().map(str::trim);
+        lines.all(|line| line.is_empty() || line.starts_with(['#', '%']))
+    };
+    parts.filter(|part| !is_blank(part)).collect()
 }
 
 fn is_marker(line: &str) -> bool {
@@ -171,6 +193,16 @@ mod tests {
         let read = read("f.yaml", text);
         assert_eq!(&*read.documents[1].origin, "f.yaml, document 2");
         assert_eq!(read.faults, []);
+    }
+
+    #[test]
+    fn a_fault_is_told_by_its_line_in_the_file() {
+        let read = read("f.yaml", "kind: A\n---\nkind: B\n---\nkind: C\nspec: [\n");
+        assert!(
+            read.faults[0].reason.starts_with("line 6 "),
+            "{:?}",
+            read.faults
+        );
     }
 
     #[test]

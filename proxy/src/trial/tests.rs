@@ -157,6 +157,22 @@ fn a_case_that_would_test_nothing_is_refused() {
 }
 
 #[test]
+fn a_pod_on_its_nodes_network_is_told_from_a_missing_one() {
+    let pod = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "host"},
+        "spec": {"hostNetwork": true, "containers": []}});
+    let case =
+        json!([{"from": "default/host", "to": "shop/db", "port": "1/tcp", "expect": "deny"}]);
+    let documents = manifests()
+        .into_iter()
+        .chain([document(pod), test_of(&case)]);
+    let error = Trial::read(documents).unwrap_err().to_string();
+    assert!(
+        error.contains("spec.cases[0].from: \"default/host\" is on the network"),
+        "{error}"
+    );
+}
+
+#[test]
 fn a_test_of_another_version_is_refused_not_passed_over() {
     let mut test = test_of(&json!([]));
     test.value["apiVersion"] = json!("fairlead.io/v2");

@@ -106,6 +106,14 @@ impl<'a> Target<'a> {
         }
     }
 
+    /// An object's status.
+    pub fn status(resource: &'static Resource, namespace: &'a str, name: &'a str) -> Self {
+        Self {
+            subresource: "status",
+            ..Self::object(resource, namespace, name)
+        }
+    }
+
     /// The same object in the version that is stored.
     fn stored(self) -> Self {
         Self {

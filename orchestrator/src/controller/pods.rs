@@ -69,17 +69,12 @@ impl Claimer<'_> {
 
     async fn release(&self, what: &'static Resource, entry: &Entry) -> Result<(), Status> {
         let target = Target::object(what, entry.namespace(), entry.name());
-        let change = |current: &Value| {
-            let mut new = current.clone();
+        let edit = |new: &mut Value| {
             if let Some(owners) = new["metadata"]["ownerReferences"].as_array_mut() {
                 owners.retain(|owner| owner["uid"] != self.owner.uid.as_str());
             }
-            Ok(new)
         };
-        match self.client.change(target, &change).await {
-            Err(status) if !status.is("NotFound") => Err(status),
-            _ => Ok(()),
-        }
+        self.client.amend(target, &entry.uid, edit).await
     }
 
     /// False if somebody else was quicker.

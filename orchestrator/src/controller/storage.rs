@@ -40,14 +40,10 @@ pub fn volumes_for(client: &Client, claim: &Claim) -> Result<Vec<Volume>, Status
 /// Takes a claim's node back: the scheduler chooses again.
 async fn unselect_node(client: &Client, claim: &Meta) -> Result<(), Status> {
     let target = Target::object(&PERSISTENT_VOLUME_CLAIM, &claim.namespace, &claim.name);
-    let change = |current: &Value| {
-        let mut new = current.clone();
-        if current["metadata"]["uid"] == claim.uid.as_str()
-            && let Some(annotations) = new["metadata"]["annotations"].as_object_mut()
-        {
+    let edit = |new: &mut Value| {
+        if let Some(annotations) = new["metadata"]["annotations"].as_object_mut() {
             annotations.remove(SELECTED_NODE);
         }
-        Ok(new)
     };
-    client.change(target, &change).await.map(drop)
+    client.amend(target, &claim.uid, edit).await
 }

@@ -229,10 +229,7 @@ impl Client {
         name: &str,
         edit: impl Fn(&mut Value) + Send + Sync,
     ) -> Result<K, Status> {
-        let target = Target {
-            subresource: "status",
-            ..Target::object(K::resource(), namespace, name)
-        };
+        let target = Target::status(K::resource(), namespace, name);
         self.edited(target, edit).await
     }
 
@@ -249,8 +246,46 @@ impl Client {
         parse(&self.change(target, &change).await?)
     }
 
-    /// Takes a finalizer off an object, if it is still the one with this UID
-    /// and is there at all.
+    /// Changes an object in place, if it is still the one with this UID and
+    /// is there at all: what was found out about one object is never written
+    /// to another that has taken its name.
+    ///
+    /// # Errors
+    /// As for [`Registry::update`].
+    pub async fn amend(
+        &self,
+        target: Target<'_>,
+        uid: &str,
+        edit: impl Fn(&mut Value) + Send + Sync,
+    ) -> Result<(), Status> {
+        let change = |current: &Value| {
+            let mut new = current.clone();
+            if current["metadata"]["uid"] == uid {
+                edit(&mut new);
+            }
+            Ok(new)
+        };
+        match self.change(target, &change).await {
+            Err(status) if !status.is("NotFound") => Err(status),
+            _ => Ok(()),
+        }
+    }
+
+    /// Replaces the whole status of the object with this UID; see [`Self::amend`].
+    ///
+    /// # Errors
+    /// As for [`Registry::update`].
+    pub async fn replace_status(
+        &self,
+        target: Target<'_>,
+        uid: &str,
+        status: &Value,
+    ) -> Result<(), Status> {
+        self.amend(target, uid, |new| new["status"] = status.clone())
+            .await
+    }
+
+    /// Takes a finalizer off the object with this UID; see [`Self::amend`].
     ///
     /// # Errors
     /// As for [`Registry::update`].
@@ -260,19 +295,12 @@ impl Client {
         uid: &str,
         name: &str,
     ) -> Result<(), Status> {
-        let change = |current: &Value| {
-            let mut new = current.clone();
-            if current["metadata"]["uid"] == uid
-                && let Some(list) = new["metadata"]["finalizers"].as_array_mut()
-            {
+        let edit = |new: &mut Value| {
+            if let Some(list) = new["metadata"]["finalizers"].as_array_mut() {
                 list.retain(|finalizer| finalizer != name);
             }
-            Ok(new)
         };
-        match self.change(target, &change).await {
-            Err(status) if !status.is("NotFound") => Err(status),
-            _ => Ok(()),
-        }
+        self.amend(target, uid, edit).await
     }
 
     /// Patches an object or a subresource.

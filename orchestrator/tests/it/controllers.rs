@@ -74,10 +74,7 @@ impl Stage {
         name: &str,
         status: Value,
     ) {
-        let target = Target {
-            subresource: "status",
-            ..Target::object(what, namespace, name)
-        };
+        let target = Target::status(what, namespace, name);
         let change = |current: &Value| {
             let mut new = current.clone();
             new["status"] = status.clone();

@@ -2,7 +2,7 @@
 
 use fairlead::{
     registry::{DeleteOptions, Target},
-    resource::core::CONFIG_MAP,
+    resource::{core::CONFIG_MAP, node::NODE},
 };
 use serde_json::{Value, json};
 
@@ -108,5 +108,37 @@ async fn of_many_creates_of_one_name_one_wins() {
         .delete_of(&CONFIG_MAP, "default", "c", &gone)
         .await
         .unwrap();
+    cluster.server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_seen_of_one_object_is_not_written_to_another_of_its_name() {
+    let cluster = Cluster::start("namesakes").await;
+    let client = cluster.client();
+    let account = || json!({"metadata": {"name": "n"}});
+    let first = client.create_value(&NODE, "", account()).await.unwrap();
+    let old = first.value()["metadata"]["uid"]
+        .as_str()
+        .unwrap()
+        .to_owned();
+    let options = DeleteOptions::now();
+    client.delete_of(&NODE, "", "n", &options).await.unwrap();
+    let target = Target::status(&NODE, "", "n");
+    let status = json!({"nodeInfo": {"kernelVersion": "old"}});
+    // Nobody there is fine.
+    client.replace_status(target, &old, &status).await.unwrap();
+    let second = client.create_value(&NODE, "", account()).await.unwrap();
+    let new = second.value()["metadata"]["uid"]
+        .as_str()
+        .unwrap()
+        .to_owned();
+    let kernel = || {
+        let entry = client.cache_of(&NODE).get("n").unwrap();
+        entry.value()["status"]["nodeInfo"]["kernelVersion"].clone()
+    };
+    client.replace_status(target, &old, &status).await.unwrap();
+    assert_ne!(kernel(), "old");
+    client.replace_status(target, &new, &status).await.unwrap();
+    assert_eq!(kernel(), "old");
     cluster.server.stop().await;
 }

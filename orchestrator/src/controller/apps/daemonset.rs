@@ -235,16 +235,9 @@ impl DaemonSetController {
         if status == set.status {
             return Ok(());
         }
-        let target = Target {
-            subresource: "status",
-            ..Target::object(resource(), &set.metadata.namespace, &set.metadata.name)
-        };
-        let change = |current: &Value| {
-            let mut new = current.clone();
-            new["status"] = status.clone();
-            Ok(new)
-        };
-        self.client.change(target, &change).await.map(drop)
+        let meta = &set.metadata;
+        let target = Target::status(resource(), &meta.namespace, &meta.name);
+        self.client.replace_status(target, &meta.uid, &status).await
     }
 }
 

@@ -207,13 +207,9 @@ impl ReplicaSetController {
         failure: Option<&(&'static str, Status)>,
     ) -> Result<(), Status> {
         let now = stamp(self.clock.now());
-        let (namespace, name) = (&set.metadata.namespace, &set.metadata.name);
-        let target = Target {
-            subresource: "status",
-            ..Target::object(resource(), namespace, name)
-        };
-        let change = |current: &Value| {
-            let mut new = current.clone();
+        let meta = &set.metadata;
+        let target = Target::status(resource(), &meta.namespace, &meta.name);
+        let edit = |new: &mut Value| {
             let mut status = json!({
                 "replicas": reported.replicas,
                 "observedGeneration": reported.observed_generation,
@@ -228,7 +224,7 @@ impl ReplicaSetController {
                 }
             }
             if let Some((reason, why)) = failure {
-                let before = &current["status"]["conditions"][0];
+                let before = &new["status"]["conditions"][0];
                 let same = before["reason"] == *reason;
                 status["conditions"] = json!([{
                     "type": "ReplicaFailure",
@@ -239,12 +235,8 @@ impl ReplicaSetController {
                 }]);
             }
             new["status"] = status;
-            Ok(new)
         };
-        match self.client.change(target, &change).await {
-            Err(status) if !status.is("NotFound") => Err(status),
-            _ => Ok(()),
-        }
+        self.client.amend(target, &meta.uid, edit).await
     }
 }
 

@@ -364,16 +364,9 @@ impl StatefulSetController {
         if status == set.status {
             return Ok(());
         }
-        let target = Target {
-            subresource: "status",
-            ..Target::object(resource(), &set.metadata.namespace, &set.metadata.name)
-        };
-        let change = |now: &Value| {
-            let mut new = now.clone();
-            new["status"] = status.clone();
-            Ok(new)
-        };
-        self.client.change(target, &change).await.map(drop)
+        let meta = &set.metadata;
+        let target = Target::status(resource(), &meta.namespace, &meta.name);
+        self.client.replace_status(target, &meta.uid, &status).await
     }
 }
 

@@ -408,21 +408,9 @@ impl CronJobController {
             return Ok(());
         }
         let meta = &view.cron_job.metadata;
-        let target = Target {
-            subresource: "status",
-            ..Target::object(resource(), &meta.namespace, &meta.name)
-        };
-        let change = |current: &Value| {
-            let mut new = current.clone();
-            if current["metadata"]["uid"] == meta.uid.as_str() {
-                new["status"] = view.status.clone();
-            }
-            Ok(new)
-        };
-        match self.client.change(target, &change).await {
-            Err(status) if !status.is("NotFound") => Err(status),
-            _ => Ok(()),
-        }
+        let target = Target::status(resource(), &meta.namespace, &meta.name);
+        let written = self.client.replace_status(target, &meta.uid, &view.status);
+        written.await
     }
 }
 

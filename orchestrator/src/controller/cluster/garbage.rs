@@ -121,17 +121,12 @@ impl GarbageCollector {
         owners: &[String],
     ) -> Result<(), Status> {
         let target = Target::object(resource, entry.namespace(), entry.name());
-        let uid = entry.uid.clone();
-        let change = |current: &Value| {
-            let mut new = current.clone();
-            if current["metadata"]["uid"].as_str() == Some(&uid)
-                && let Some(list) = new["metadata"]["ownerReferences"].as_array_mut()
-            {
+        let edit = |new: &mut Value| {
+            if let Some(list) = new["metadata"]["ownerReferences"].as_array_mut() {
                 list.retain(|owner| !owners.iter().any(|uid| owner["uid"] == uid.as_str()));
             }
-            Ok(new)
         };
-        absent_is_fine(self.client.change(target, &change).await.map(drop))
+        self.client.amend(target, &entry.uid, edit).await
     }
 
     async fn unfinalize(

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use serde_json::{Value, json};
 
 use crate::{
+    cache::Entry,
     controller::runtime::{
         Again, Change, Clock, Context, Controller, Source,
         object::{self, Head, decode},
@@ -66,34 +67,31 @@ impl NamespaceController {
         Ok(left)
     }
 
-    async fn tell(&self, name: &str, left: &[(&'static Resource, usize)]) -> Result<(), Status> {
+    async fn tell(
+        &self,
+        namespace: &Entry,
+        left: &[(&'static Resource, usize)],
+    ) -> Result<(), Status> {
         let conditions = conditions(left, &stamp(self.clock.now()));
-        let target = Target {
-            subresource: "status",
-            ..Target::object(&NAMESPACE, "", name)
+        let target = Target::status(&NAMESPACE, "", namespace.name());
+        let edit = |new: &mut Value| {
+            let old = new["status"]["conditions"].take();
+            new["status"]["conditions"] = keep_times(conditions.clone(), &old);
         };
-        let change = |current: &Value| {
-            let mut new = current.clone();
-            let old = &current["status"]["conditions"];
-            new["status"]["conditions"] = keep_times(conditions.clone(), old);
-            Ok(new)
-        };
-        self.client.change(target, &change).await.map(drop)
+        self.client.amend(target, &namespace.uid, edit).await
     }
 
-    async fn let_go(&self, name: &str) -> Result<(), Status> {
+    async fn let_go(&self, namespace: &Entry) -> Result<(), Status> {
         let target = Target {
             subresource: "finalize",
-            ..Target::object(&NAMESPACE, "", name)
+            ..Target::object(&NAMESPACE, "", namespace.name())
         };
-        let change = |current: &Value| {
-            let mut new = current.clone();
+        let edit = |new: &mut Value| {
             if let Some(finalizers) = new["spec"]["finalizers"].as_array_mut() {
                 finalizers.retain(|f| f != FINALIZER);
             }
-            Ok(new)
         };
-        self.client.change(target, &change).await.map(drop)
+        self.client.amend(target, &namespace.uid, edit).await
     }
 }
 
@@ -214,10 +212,10 @@ impl Controller for NamespaceController {
         }
         let left = self.empty(name).await?;
         if left.is_empty() {
-            self.let_go(name).await?;
+            self.let_go(&entry).await?;
         } else {
             // The deletion of the last of them brings the key back.
-            self.tell(name, &left).await?;
+            self.tell(&entry, &left).await?;
         }
         Ok(None)
     }

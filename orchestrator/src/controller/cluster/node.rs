@@ -221,10 +221,7 @@ impl NodeController {
             new["status"]["conditions"] = list.into();
             Ok(new)
         };
-        let target = Target {
-            subresource: "status",
-            ..Target::object(nodes(), "", name)
-        };
+        let target = Target::status(nodes(), "", name);
         self.client.change(target, &change).await.map(drop)
     }
 
@@ -300,28 +297,17 @@ impl NodeController {
             if !decode::<Pod>(&entry)?.is_ready() {
                 continue;
             }
-            let change = |current: &Value| {
-                let mut new = current.clone();
-                for condition in new["status"]["conditions"]
-                    .as_array_mut()
-                    .into_iter()
-                    .flatten()
-                {
+            let edit = |new: &mut Value| {
+                let conditions = new["status"]["conditions"].as_array_mut();
+                for condition in conditions.into_iter().flatten() {
                     if condition["type"] == "Ready" {
                         condition["status"] = "False".into();
                         condition["lastTransitionTime"] = now.clone().into();
                     }
                 }
-                Ok(new)
             };
-            let target = Target {
-                subresource: "status",
-                ..Target::object(served("", "pods"), entry.namespace(), entry.name())
-            };
-            match self.client.change(target, &change).await {
-                Err(status) if !status.is("NotFound") => return Err(status),
-                _ => {}
-            }
+            let target = Target::status(served("", "pods"), entry.namespace(), entry.name());
+            self.client.amend(target, &entry.uid, edit).await?;
         }
         Ok(())
     }

@@ -52,10 +52,9 @@ impl PodGarbageCollector {
         let pods = served("", "pods");
         let now = stamp(self.clock.now());
         if !pod.is_over() {
-            let change = |current: &Value| {
-                let mut new = current.clone();
+            let edit = |new: &mut Value| {
                 new["status"]["phase"] = "Failed".into();
-                let mut list = current["status"]["conditions"]
+                let mut list = new["status"]["conditions"]
                     .as_array()
                     .cloned()
                     .unwrap_or_default();
@@ -68,13 +67,9 @@ impl PodGarbageCollector {
                     "lastTransitionTime": now,
                 }));
                 new["status"]["conditions"] = list.into();
-                Ok(new)
             };
-            let target = Target {
-                subresource: "status",
-                ..Target::object(pods, entry.namespace(), entry.name())
-            };
-            self.client.change(target, &change).await?;
+            let target = Target::status(pods, entry.namespace(), entry.name());
+            self.client.amend(target, &entry.uid, edit).await?;
         }
         let options = DeleteOptions::now().only(&entry.uid);
         let deleted = self
@@ -82,7 +77,8 @@ impl PodGarbageCollector {
             .delete_of(pods, entry.namespace(), entry.name(), &options)
             .await;
         match deleted {
-            Err(status) if !status.is("NotFound") => Err(status),
+            // Another pod may have taken its name.
+            Err(status) if !status.is("NotFound") && !status.is("Conflict") => Err(status),
             _ => Ok(()),
         }
     }

@@ -65,18 +65,13 @@ impl DeploymentController {
     }
 
     pub(super) async fn count_collision(&self, deployment: &Deployment) -> Result<(), Status> {
-        let (namespace, name) = (&deployment.metadata.namespace, &deployment.metadata.name);
-        let target = Target {
-            subresource: "status",
-            ..Target::object(resource(), namespace, name)
-        };
-        let change = |current: &Value| {
-            let mut new = current.clone();
-            let count = current["status"]["collisionCount"].as_i64().unwrap_or(0);
+        let meta = &deployment.metadata;
+        let target = Target::status(resource(), &meta.namespace, &meta.name);
+        let edit = |new: &mut Value| {
+            let count = new["status"]["collisionCount"].as_i64().unwrap_or(0);
             new["status"]["collisionCount"] = (count + 1).into();
-            Ok(new)
         };
-        self.client.change(target, &change).await.map(drop)
+        self.client.amend(target, &meta.uid, edit).await
     }
 
     /// Gives the new ReplicaSet the highest revision (after a rollback it is

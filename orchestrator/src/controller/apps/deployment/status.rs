@@ -252,24 +252,16 @@ impl DeploymentController {
         let now = self.clock.now();
         let status = status_of(view, failure, now);
         if status != deployment.status {
-            let (namespace, name) = (&deployment.metadata.namespace, &deployment.metadata.name);
-            let target = Target {
-                subresource: "status",
-                ..Target::object(resource(), namespace, name)
-            };
-            let change = |current: &Value| {
-                let mut new = current.clone();
-                let collisions = current["status"].get("collisionCount").cloned();
+            let meta = &deployment.metadata;
+            let target = Target::status(resource(), &meta.namespace, &meta.name);
+            let edit = |new: &mut Value| {
+                let collisions = new["status"].get("collisionCount").cloned();
                 new["status"] = status.clone();
                 if let Some(collisions) = collisions {
                     new["status"]["collisionCount"] = collisions;
                 }
-                Ok(new)
             };
-            match self.client.change(target, &change).await {
-                Err(status) if !status.is("NotFound") => return Err(status),
-                _ => {}
-            }
+            self.client.amend(target, &meta.uid, edit).await?;
         }
         let progressing = condition(&status, "Progressing");
         let waiting = progressing.filter(|c| {

@@ -19,23 +19,11 @@ impl JobController {
             return Ok(());
         }
         let meta = &view.job.metadata;
-        let status = view.status.clone();
-        let change = |current: &Value| {
-            let mut new = current.clone();
-            new["status"] = status.clone();
-            Ok(new)
-        };
-        let target = Target {
-            subresource: "status",
-            ..Target::object(resource(), &meta.namespace, &meta.name)
-        };
-        match self.client.change(target, &change).await {
-            Err(status) if !status.is("NotFound") => Err(status),
-            _ => {
-                view.job.status = view.status.clone();
-                Ok(())
-            }
-        }
+        let target = Target::status(resource(), &meta.namespace, &meta.name);
+        let written = self.client.replace_status(target, &meta.uid, &view.status);
+        written.await?;
+        view.job.status = view.status.clone();
+        Ok(())
     }
 
     /// Gives a pod free that is counted, or counts for nothing.

@@ -6,7 +6,10 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
 
-use super::runtime::object::{Head, Meta, Pod, controlled_by, decode};
+use super::runtime::{
+    Recorder,
+    object::{Head, Meta, Pod, controlled_by, decode, is_ending, served},
+};
 use crate::{
     cache::{Entry, Selector},
     registry::{DeleteOptions, Target, client::Client},
@@ -40,31 +43,74 @@ impl Claimer<'_> {
     /// # Errors
     /// A refused write.
     pub async fn claim(&self, what: &'static Resource) -> Result<Vec<Arc<Entry>>, Status> {
-        let cache = self.client.cache_of(what);
-        let fits = |entry: &Entry| self.selector.matches_labels(|key| entry.label(key));
+        self.claim_those(what, |_| true).await
+    }
+
+    /// As [`Self::claim`]; what `member` does not take does not fit.
+    ///
+    /// # Errors
+    /// A refused write.
+    pub async fn claim_those(
+        &self,
+        what: &'static Resource,
+        member: impl Fn(&Entry) -> bool + Send + Sync,
+    ) -> Result<Vec<Arc<Entry>>, Status> {
         let mut claimed = Vec::new();
-        for entry in cache.owned_by(&self.owner.uid) {
+        for entry in self.client.cache_of(what).owned_by(&self.owner.uid) {
             if entry.controller_uid() != Some(&*self.owner.uid) {
                 continue;
             }
-            if fits(&entry) {
+            if self.fits(&entry) && member(&entry) {
                 claimed.push(entry);
             } else if !self.owner.deleting() {
                 self.release(what, &entry).await?;
             }
         }
+        claimed.extend(self.adopt_those(what, member).await?);
+        Ok(claimed)
+    }
+
+    /// Takes what fits, what `member` takes and what nobody controls; the
+    /// objects taken.
+    ///
+    /// # Errors
+    /// A refused write.
+    pub async fn adopt_those(
+        &self,
+        what: &'static Resource,
+        member: impl Fn(&Entry) -> bool + Send + Sync,
+    ) -> Result<Vec<Arc<Entry>>, Status> {
+        let cache = self.client.cache_of(what);
+        let mut adopted = Vec::new();
         if self.owner.deleting() {
-            return Ok(claimed);
+            return Ok(adopted);
         }
         for entry in cache.uncontrolled(&self.owner.namespace) {
-            if fits(&entry)
+            if self.fits(&entry)
+                && member(&entry)
                 && !decode::<Head>(&entry)?.metadata.deleting()
                 && self.adopt(what, &entry).await?
             {
-                claimed.extend(cache.get(&entry.key));
+                adopted.extend(cache.get(&entry.key));
             }
         }
-        Ok(claimed)
+        Ok(adopted)
+    }
+
+    fn fits(&self, entry: &Entry) -> bool {
+        self.selector.matches_labels(|key| entry.label(key))
+    }
+
+    /// Whether the owner is still there, and is to stay.
+    fn is_alive(&self) -> bool {
+        let key = self
+            .resource
+            .object_key(&self.owner.namespace, &self.owner.name);
+        let entry = self.client.cache_of(self.resource).get(&key);
+        entry.is_some_and(|entry| {
+            *entry.uid == *self.owner.uid
+                && decode::<Head>(&entry).is_ok_and(|head| !head.metadata.deleting())
+        })
     }
 
     async fn release(&self, what: &'static Resource, entry: &Entry) -> Result<(), Status> {
@@ -77,7 +123,8 @@ impl Claimer<'_> {
         self.client.amend(target, &entry.uid, edit).await
     }
 
-    /// False if somebody else was quicker.
+    /// False if somebody else was quicker, or the owner is gone by now: the
+    /// object would go with it.
     async fn adopt(&self, what: &'static Resource, entry: &Entry) -> Result<bool, Status> {
         let target = Target::object(what, entry.namespace(), entry.name());
         let taken = || Status::modified(what.subject(), entry.name());
@@ -90,6 +137,7 @@ impl Claimer<'_> {
             let fresh = metadata["uid"].as_str() == Some(&entry.uid)
                 && metadata["deletionTimestamp"].is_null();
             if !fresh
+                || !self.is_alive()
                 || owners
                     .iter()
                     .any(|owner| owner["controller"] == json!(true))
@@ -184,21 +232,117 @@ where
 /// The first refusal.
 pub async fn delete(client: &Client, pods: impl Iterator<Item = &Pod>) -> Result<(), Status> {
     let attempts = pods.map(|pod| {
-        let client = client.clone();
-        let meta = pod.metadata.clone();
-        async move {
-            let pods = super::runtime::object::served("", "pods");
-            let options = DeleteOptions::default().only(&meta.uid);
-            match client
-                .delete_of(pods, &meta.namespace, &meta.name, &options)
-                .await
-            {
-                Err(status) if !status.is("NotFound") && !status.is("Conflict") => Err(status),
-                _ => Ok(()),
-            }
-        }
+        let (client, meta) = (client.clone(), pod.metadata.clone());
+        async move { delete_one(&client, &meta).await.map(drop) }
     });
     at_once(attempts).await.into_iter().collect()
+}
+
+/// Whether the pod was there to be deleted.
+async fn delete_one(client: &Client, pod: &Meta) -> Result<bool, Status> {
+    let options = DeleteOptions::default().only(&pod.uid);
+    let gone = client.delete_of(served("", "pods"), &pod.namespace, &pod.name, &options);
+    match gone.await {
+        Ok(_) => Ok(true),
+        Err(status) if status.is("NotFound") || status.is("Conflict") => Ok(false),
+        Err(status) => Err(status),
+    }
+}
+
+/// Makes and removes the pods of one owner, and tells of each.
+#[derive(Debug)]
+pub struct Keeper<'a> {
+    /// In whose name.
+    pub client: &'a Client,
+    /// Who is told.
+    pub recorder: &'a Recorder,
+    /// Who tells.
+    pub reporter: &'static str,
+    /// The owner's resource.
+    pub resource: &'static Resource,
+    /// The owner.
+    pub owner: &'a Meta,
+}
+
+impl Keeper<'_> {
+    /// Makes pods, `pod` being the one of each turn, few at first. That the
+    /// namespace is ending is no failure.
+    ///
+    /// # Errors
+    /// The first refusal.
+    pub async fn make(&self, count: usize, pod: impl Fn(usize) -> Value) -> Result<(), Status> {
+        let owner = Arc::new(self.owner.clone());
+        let (_, failure) = slow_start(count, |turn| {
+            let (client, recorder) = (self.client.clone(), self.recorder.clone());
+            let (reporter, resource) = (self.reporter, self.resource);
+            let (owner, pod) = (Arc::clone(&owner), pod(turn));
+            async move {
+                let made = client.create_value(served("", "pods"), &owner.namespace, pod);
+                let made = made.await?.value();
+                let name = made["metadata"]["name"].as_str().unwrap_or_default();
+                let text = format!("Created pod: {name}");
+                recorder.normal(reporter, resource, &owner, "SuccessfulCreate", text);
+                Ok(())
+            }
+        })
+        .await;
+        let Some(failure) = failure.filter(|status| !is_ending(status)) else {
+            return Ok(());
+        };
+        let text = format!("Error creating: {failure}");
+        self.recorder.warning(
+            self.reporter,
+            self.resource,
+            self.owner,
+            "FailedCreate",
+            text,
+        );
+        Err(failure)
+    }
+
+    /// Deletes pods, those already gone included.
+    ///
+    /// # Errors
+    /// The first refusal.
+    pub async fn remove(&self, pods: impl Iterator<Item = &Pod>) -> Result<(), Status> {
+        let owner = Arc::new(self.owner.clone());
+        let attempts = pods.map(|pod| {
+            let (client, recorder) = (self.client.clone(), self.recorder.clone());
+            let (reporter, resource) = (self.reporter, self.resource);
+            let (owner, pod) = (Arc::clone(&owner), pod.metadata.clone());
+            async move {
+                match delete_one(&client, &pod).await {
+                    Ok(false) => Ok(()),
+                    Ok(true) => {
+                        let text = format!("Deleted pod: {}", pod.name);
+                        recorder.normal(reporter, resource, &owner, "SuccessfulDelete", text);
+                        Ok(())
+                    }
+                    Err(status) => {
+                        let text = format!("Error deleting: {status}");
+                        recorder.warning(reporter, resource, &owner, "FailedDelete", text);
+                        Err(status)
+                    }
+                }
+            }
+        });
+        at_once(attempts).await.into_iter().collect()
+    }
+}
+
+/// Says on a pod that the cluster ends it, whatever it was doing.
+pub fn disrupt(pod: &mut Value, reason: &str, message: &str, now: &str) {
+    let conditions = pod["status"]["conditions"].as_array();
+    let mut conditions = conditions.cloned().unwrap_or_default();
+    conditions.retain(|condition| condition["type"] != "DisruptionTarget");
+    conditions.push(json!({
+        "type": "DisruptionTarget",
+        "status": "True",
+        "reason": reason,
+        "message": message,
+        "lastTransitionTime": now,
+    }));
+    pod["status"]["conditions"] = conditions.into();
 }
 
 /// Sorts pods so that those to give up come first: unscheduled, pending, not

@@ -95,6 +95,11 @@ impl Source {
 /// Whether, and when, a key wants another look without a change.
 pub type Again = Option<Duration>;
 
+/// The earlier of two looks.
+pub fn sooner(a: Again, b: Again) -> Again {
+    [a, b].into_iter().flatten().min()
+}
+
 /// One controller: where its keys come from and what it does about one.
 pub trait Controller: Send + Sync + 'static {
     /// Name, also that of its ServiceAccount.

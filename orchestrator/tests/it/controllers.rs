@@ -104,13 +104,23 @@ impl Stage {
     }
 
     pub(crate) fn has_event(&self, reason: &str) -> bool {
-        let events = found("", "events");
-        let page = self
-            .client
-            .cache_of(events)
-            .list(&Query::default())
-            .unwrap();
-        page.entries.iter().any(|e| e.value()["reason"] == reason)
+        self.objects(found("", "events"))
+            .iter()
+            .any(|event| event["reason"] == reason)
+    }
+
+    /// What an event of this reason about this kind says.
+    pub(crate) fn told(&self, kind: &str, reason: &str) -> Option<String> {
+        let events = self.objects(found("", "events"));
+        let event = events
+            .iter()
+            .find(|e| e["reason"] == reason && e["involvedObject"]["kind"] == kind);
+        event.map(|event| event["message"].as_str().unwrap().to_owned())
+    }
+
+    pub(crate) fn objects(&self, what: &'static Resource) -> Vec<Value> {
+        let page = self.client.cache_of(what).list(&Query::default()).unwrap();
+        page.entries.iter().map(|entry| entry.value()).collect()
     }
 }
 

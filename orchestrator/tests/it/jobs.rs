@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
-use fairlead::{cache::Query, controller::batch::job::JobController, registry::Target};
+use fairlead::{
+    controller::{batch::job::JobController, cluster::garbage::GarbageCollector},
+    registry::{DeleteOptions, Propagation, Target},
+};
 use serde_json::{Value, json};
 
 use crate::controllers::{Stage, found};
@@ -43,9 +46,7 @@ fn has(stage: &Stage, condition: &str, reason: &str) -> bool {
 }
 
 fn pods(stage: &Stage) -> Vec<Value> {
-    let cache = stage.client.cache_of(found("", "pods"));
-    let page = cache.list(&Query::default()).unwrap();
-    page.entries.iter().map(|entry| entry.value()).collect()
+    stage.objects(found("", "pods"))
 }
 
 /// The pod of this index that neither ended nor is going.
@@ -252,4 +253,28 @@ async fn an_index_gets_one_pod_however_fast_pods_end() {
     assert_eq!(pods(&stage).len(), 24);
     assert_eq!(status(&stage)["succeeded"], 24);
     stage.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_job_that_goes_leaves_no_pod_held() {
+    for policy in [Propagation::Background, Propagation::Orphan] {
+        let mut stage = staged("job-gone", &json!({"parallelism": 2, "completions": 2})).await;
+        stage.run("generic-garbage-collector", GarbageCollector::new);
+        stage.wait("pods", |stage| status(stage)["active"] == 2);
+        let options = DeleteOptions::propagating(policy);
+        let jobs = found("batch", "jobs");
+        let gone = stage.client.delete_of(jobs, "default", "j", &options);
+        gone.await.unwrap();
+        stage.wait("free pods", |stage| {
+            stage.names(jobs).is_empty()
+                && pods(stage)
+                    .iter()
+                    .all(|pod| pod["metadata"]["finalizers"].is_null())
+        });
+        for pod in pods(&stage) {
+            let orphaned = pod["metadata"]["ownerReferences"].is_null();
+            assert_eq!(orphaned, policy == Propagation::Orphan, "{pod}");
+        }
+        stage.stop().await;
+    }
 }

@@ -27,3 +27,4 @@ mod rotation;
 mod services;
 mod tool;
 mod volumes;
+mod workloads;

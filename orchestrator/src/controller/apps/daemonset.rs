@@ -1,22 +1,27 @@
 //! Runs one pod of a template on every node that fits.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Mutex,
+};
 
+use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Taint;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::{
     deployment::hash,
-    revision::{self, Revisions},
+    revision::{self, HASH, Revisions, is_of},
 };
 use crate::{
     cache::Selector,
     controller::{
-        pods::{self, Claimer},
+        pods::{self, Claimer, Keeper},
         runtime::{
             Again, Change, Clock, Context, Controller, Recorder, Source,
             object::{self, Meta, Pod, decode, served},
+            sooner,
         },
     },
     registry::{Target, client::Client},
@@ -25,13 +30,13 @@ use crate::{
     status::Status,
 };
 
+mod failing;
 mod plan;
 
-use plan::{Place, Plan, Update, plan};
+use failing::Failing;
+use plan::{Ended, Place, Plan, Update, plan};
 
 const NAME: &str = "daemonset-controller";
-/// Label with the revision that a pod was made of.
-const HASH: &str = "controller-revision-hash";
 
 /// The controller.
 #[derive(Debug)]
@@ -39,6 +44,7 @@ pub struct DaemonSetController {
     client: Client,
     clock: Clock,
     recorder: Recorder,
+    failing: Mutex<Failing>,
 }
 
 #[derive(Clone, Debug, Deserialize)]
@@ -127,6 +133,7 @@ impl DaemonSetController {
             client: context.client.clone(),
             clock: context.clock.clone(),
             recorder: context.recorder.clone(),
+            failing: Mutex::default(),
         }
     }
 
@@ -155,38 +162,64 @@ impl DaemonSetController {
         pods::decode_all(&claimer.claim(served("", "pods")).await?)
     }
 
+    /// The pods that have ended and may be replaced now, and when the next
+    /// may: one that fails again and again waits ever longer.
+    fn ended<'p>(
+        &self,
+        set: &DaemonSet,
+        ended: &'p [Ended],
+        now: Timestamp,
+    ) -> (Vec<&'p str>, Again) {
+        let (mut going, mut again) = (Vec::new(), None);
+        let mut failing = self.failing.lock().expect("no holder panics");
+        for Ended { node, pod, failed } in ended {
+            if *failed && let Some(wait) = failing.wait(&set.metadata.uid, node, now) {
+                again = sooner(again, Some(wait));
+                continue;
+            }
+            let (about, place) = (&set.metadata, &set.metadata.namespace);
+            if *failed {
+                let text = format!(
+                    "Found failed daemon pod {place}/{pod} on node {node}, will try to kill it"
+                );
+                self.recorder
+                    .warning(NAME, resource(), about, "FailedDaemonPod", text);
+            } else {
+                let text = format!(
+                    "Found succeeded daemon pod {place}/{pod} on node {node}, will try to delete it"
+                );
+                self.recorder
+                    .normal(NAME, resource(), about, "SucceededDaemonPod", text);
+            }
+            going.push(pod.as_str());
+        }
+        (going, again)
+    }
+
     async fn apply(
         &self,
         set: &DaemonSet,
         plan: &Plan,
         all: &[Pod],
         hash: &str,
-    ) -> Result<(), Status> {
-        let going: BTreeSet<&String> = plan.stop.iter().collect();
-        pods::delete(
-            &self.client,
-            all.iter().filter(|pod| going.contains(&pod.metadata.name)),
-        )
-        .await?;
-        let (_, failure) = pods::slow_start(plan.start.len().min(pods::BURST), |turn| {
-            let pod = pod_for(set, hash, plan.start.get(turn).map_or("", |node| node));
-            let (client, recorder) = (self.client.clone(), self.recorder.clone());
-            let about = set.metadata.clone();
-            async move {
-                let made = client
-                    .create_value(served("", "pods"), &about.namespace, pod)
-                    .await?;
-                let name = made.value()["metadata"]["name"].clone();
-                let text = format!("Created pod: {}", name.as_str().unwrap_or_default());
-                recorder.normal(NAME, resource(), &about, "SuccessfulCreate", text);
-                Ok(())
-            }
-        })
-        .await;
-        match failure {
-            Some(status) if !super::replicaset::is_ending(&status) => Err(status),
-            _ => Ok(()),
-        }
+    ) -> Result<Again, Status> {
+        let keeper = Keeper {
+            client: &self.client,
+            recorder: &self.recorder,
+            reporter: NAME,
+            resource: resource(),
+            owner: &set.metadata,
+        };
+        let (ended, again) = self.ended(set, &plan.ended, self.clock.now());
+        let going: BTreeSet<&str> = plan.stop.iter().map(String::as_str).chain(ended).collect();
+        let going = all.iter().filter(|pod| going.contains(&*pod.metadata.name));
+        let removed = keeper.remove(going).await;
+        let count = plan.start.len().min(pods::BURST);
+        let node = |turn: usize| plan.start.get(turn).map_or("", |node| node);
+        let made = keeper
+            .make(count, |turn| pod_for(set, hash, node(turn)))
+            .await;
+        removed.and(made).map(|()| again)
     }
 
     async fn report(
@@ -200,31 +233,29 @@ impl DaemonSetController {
         let number = |count: usize| Value::from(count);
         let on = |pod: &&Pod, start: bool| {
             let place = places.get(node_of(pod).unwrap_or_default());
-            place.is_some_and(|place| place.start) == start && pod.is_active()
+            place.is_some_and(|place| place.start == start) && pod.is_active()
         };
         let placed: Vec<&Pod> = pods.iter().filter(|pod| on(pod, true)).collect();
         let nodes = |test: &dyn Fn(&&&Pod) -> bool| -> usize {
-            let nodes: BTreeSet<_> = placed
-                .iter()
-                .filter(|p| test(p))
+            let nodes = placed.iter().filter(|p| test(p));
+            nodes
                 .filter_map(|p| node_of(p))
-                .collect();
-            nodes.len()
+                .collect::<BTreeSet<_>>()
+                .len()
         };
+        let misplaced = pods.iter().filter(|pod| on(pod, false));
+        let misplaced: BTreeSet<_> = misplaced.filter_map(node_of).collect();
         let desired = places.values().filter(|place| place.start).count();
         let available = nodes(&|pod| pod.is_available(set.spec.min_ready_seconds, now));
         let mut status = json!({
             "desiredNumberScheduled": desired,
             "currentNumberScheduled": nodes(&|_| true),
-            "numberMisscheduled": pods.iter().filter(|pod| on(pod, false)).count(),
+            "numberMisscheduled": misplaced.len(),
             "numberReady": nodes(&|pod| pod.is_ready()),
             "observedGeneration": set.metadata.generation,
         });
         for (field, count) in [
-            (
-                "updatedNumberScheduled",
-                nodes(&|pod| pod.metadata.labels.get(HASH).is_some_and(|h| h == hash)),
-            ),
+            ("updatedNumberScheduled", nodes(&|pod| is_of(pod, hash))),
             ("numberAvailable", available),
             ("numberUnavailable", desired.saturating_sub(available)),
         ] {
@@ -312,17 +343,16 @@ impl Controller for DaemonSetController {
             self.clock.now(),
         );
         let plan = plan(&places, &by_node, &update);
-        self.apply(&set, &plan, &all, &hash).await?;
+        let applied = self.apply(&set, &plan, &all, &hash).await;
         let all = self.claim(&set).await?;
+        // What there is is reported even if something was refused.
         self.report(&set, &places, &all, &hash).await?;
+        let again = applied?;
         revisions
             .clean(set.spec.revision_history_limit.unwrap_or(10), &hash, &all)
             .await?;
-        Ok(super::replicaset::next_available(
-            &all,
-            set.spec.min_ready_seconds,
-            self.clock.now(),
-        ))
+        let next = super::replicaset::next_available(&all, ready, self.clock.now());
+        Ok(sooner(again, next))
     }
 }
 

@@ -15,7 +15,9 @@ use crate::{
         pods::Claimer,
         runtime::{
             Again, Clock, Context, Controller, Recorder, Source,
-            object::{Meta, Pod, adopters, controlled_by, controller_key, decode, served},
+            object::{
+                Meta, Pod, adopters, controlled_by, controller_key, decode, is_ending, served,
+            },
         },
     },
     registry::{DeleteOptions, Target, client::Client},
@@ -115,6 +117,8 @@ struct View {
     sets: Vec<ReplicaSet>,
     /// Index of the one with the present template.
     new: Option<usize>,
+    /// Why that one could not be made.
+    refused: Option<String>,
 }
 
 impl View {
@@ -181,6 +185,7 @@ impl DeploymentController {
             deployment,
             sets,
             new,
+            refused: None,
         })
     }
 
@@ -380,10 +385,8 @@ impl Controller for DeploymentController {
         if !view.deployment.metadata.deleting() {
             failure = self.step(&mut view).await.err();
         }
-        let again = self.report(&view, failure.as_ref()).await?;
-        if let Some(failure) = failure
-            && !replicaset::is_ending(&failure)
-        {
+        let again = self.report(&view).await?;
+        if let Some(failure) = failure.filter(|failure| !is_ending(failure)) {
             return Err(failure);
         }
         if status::is_complete(&view) && !view.deployment.metadata.deleting() {

@@ -1,6 +1,6 @@
 //! Keeps as many pods of a template as are wanted.
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{collections::HashMap, time::Duration};
 
 use jiff::Timestamp;
 use serde::Deserialize;
@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use crate::{
     cache::Selector,
     controller::{
-        pods::{self, BURST, Claimer},
+        pods::{self, BURST, Claimer, Keeper},
         runtime::{
             Again, Change, Clock, Context, Controller, Key, Recorder, Source,
             object::{Meta, Pod, adopters, controller_key, decode, served, split},
@@ -129,11 +129,20 @@ impl ReplicaSetController {
 
     /// Makes or removes pods; the failure that stopped it.
     async fn manage(&self, set: &ReplicaSet, active: &[Pod]) -> Option<(&'static str, Status)> {
+        let keeper = Keeper {
+            client: &self.client,
+            recorder: &self.recorder,
+            reporter: NAME,
+            resource: resource(),
+            owner: &set.metadata,
+        };
         let wanted = usize::try_from(set.spec.replicas).unwrap_or(0);
         if active.len() < wanted {
+            let mut pod = pods::from_template(&set.spec.template, resource(), &set.metadata);
+            pod["metadata"]["generateName"] = pods::name_prefix(&set.metadata.name).into();
             let missing = (wanted - active.len()).min(BURST);
-            let failure = self.make(set, missing).await?;
-            return Some(("FailedCreate", failure));
+            let made = keeper.make(missing, |_| pod.clone()).await;
+            return made.err().map(|status| ("FailedCreate", status));
         }
         let surplus = (active.len() - wanted).min(BURST);
         if surplus == 0 {
@@ -141,39 +150,8 @@ impl ReplicaSetController {
         }
         let mut ranked = active.to_vec();
         pods::sort_for_deletion(&mut ranked, &self.crowd(set, active));
-        let failure = pods::delete(&self.client, ranked.iter().take(surplus)).await;
-        for pod in ranked.iter().take(surplus) {
-            let text = format!("Deleted pod: {}", pod.metadata.name);
-            self.recorder
-                .normal(NAME, resource(), &set.metadata, "SuccessfulDelete", text);
-        }
-        failure.err().map(|status| ("FailedDelete", status))
-    }
-
-    async fn make(&self, set: &ReplicaSet, missing: usize) -> Option<Status> {
-        let mut pod = pods::from_template(&set.spec.template, resource(), &set.metadata);
-        pod["metadata"]["generateName"] = pods::name_prefix(&set.metadata.name).into();
-        let pod = Arc::new(pod);
-        let about = Arc::new(set.metadata.clone());
-        let (_, failure) = pods::slow_start(missing, |_| {
-            let (client, pod) = (self.client.clone(), Arc::clone(&pod));
-            let (recorder, about) = (self.recorder.clone(), Arc::clone(&about));
-            async move {
-                let made = client
-                    .create_value(served("", "pods"), &about.namespace, (*pod).clone())
-                    .await?;
-                let name = made.value()["metadata"]["name"].clone();
-                let text = format!("Created pod: {}", name.as_str().unwrap_or_default());
-                recorder.normal(NAME, resource(), &about, "SuccessfulCreate", text);
-                Ok(())
-            }
-        })
-        .await;
-        let failure = failure.filter(|status| !is_ending(status))?;
-        let text = format!("Error creating: {failure}");
-        self.recorder
-            .warning(NAME, resource(), &set.metadata, "FailedCreate", text);
-        Some(failure)
+        let removed = keeper.remove(ranked.iter().take(surplus)).await;
+        removed.err().map(|status| ("FailedDelete", status))
     }
 
     /// Pods per node of all ReplicaSets with the same owner.
@@ -224,28 +202,25 @@ impl ReplicaSetController {
                 }
             }
             if let Some((reason, why)) = failure {
+                // The first message stands: each attempt has another pod's
+                // name in it, and every write brings the next attempt.
                 let before = &new["status"]["conditions"][0];
-                let same = before["reason"] == *reason;
-                status["conditions"] = json!([{
-                    "type": "ReplicaFailure",
-                    "status": "True",
-                    "reason": reason,
-                    "message": why.message,
-                    "lastTransitionTime": if same { before["lastTransitionTime"].clone() } else { now.clone().into() },
-                }]);
+                status["conditions"] = if before["reason"] == *reason {
+                    json!([before])
+                } else {
+                    json!([{
+                        "type": "ReplicaFailure",
+                        "status": "True",
+                        "reason": reason,
+                        "message": why.message,
+                        "lastTransitionTime": now,
+                    }])
+                };
             }
             new["status"] = status;
         };
         self.client.amend(target, &meta.uid, edit).await
     }
-}
-
-/// A refusal because the namespace is going: nothing to try again.
-pub fn is_ending(status: &Status) -> bool {
-    let causes = status.details.iter().flat_map(|details| &details.causes);
-    causes
-        .into_iter()
-        .any(|cause| cause.reason == "NamespaceTerminating")
 }
 
 /// Keys of the owners, or would-be owners, of a changed pod.

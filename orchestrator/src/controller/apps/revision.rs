@@ -1,17 +1,22 @@
 //! `ControllerRevisions`: the past templates of DaemonSets and StatefulSets.
 
+use std::sync::Arc;
+
 use serde_json::{Value, json};
 
 use crate::{
-    cache::Entry,
-    controller::runtime::object::{Meta, Pod, controlled_by, served},
+    cache::{Entry, Selector},
+    controller::{
+        pods::Claimer,
+        runtime::object::{Meta, Pod, controlled_by, served},
+    },
     registry::{DeleteOptions, Target, client::Client},
     resource::Resource,
     status::Status,
 };
 
-/// Label with the hash of the template.
-const HASH: &str = "controller-revision-hash";
+/// Label with the hash of the template, on revisions and pods.
+pub const HASH: &str = "controller-revision-hash";
 
 /// The revisions of one workload.
 #[derive(Debug)]
@@ -22,8 +27,13 @@ pub struct Revisions<'a> {
     pub resource: &'static Resource,
     /// The workload.
     pub owner: &'a Meta,
-    /// Its selector, whose labels the revisions carry.
+    /// Its selector.
     pub selector: &'a Value,
+}
+
+/// Whether a pod was made of the revision with this hash.
+pub fn is_of(pod: &Pod, hash: &str) -> bool {
+    pod.metadata.labels.get(HASH).is_some_and(|own| own == hash)
 }
 
 /// What a revision keeps, in the form that `kubectl rollout undo` patches with.
@@ -42,18 +52,33 @@ fn number(entry: &Entry) -> i64 {
 }
 
 impl Revisions<'_> {
-    fn all(&self) -> Vec<std::sync::Arc<Entry>> {
+    fn all(&self) -> Vec<Arc<Entry>> {
         let mut all = self.client.cache_of(resource()).owned_by(&self.owner.uid);
         all.sort_by_key(|entry| number(entry));
         all
     }
 
-    /// Makes the revision of this hash the newest; its name.
+    /// Makes the revision of this hash the newest; its name. Revisions that a
+    /// workload of this name has left behind are taken over first: pods may
+    /// have been left with them.
     ///
     /// # Errors
     /// A refused write.
     pub async fn ensure(&self, data: &Value, hash: &str) -> Result<String, Status> {
-        let all = self.all();
+        let claimer = Claimer {
+            client: self.client,
+            resource: self.resource,
+            owner: self.owner,
+            selector: &Selector::from_object(self.selector),
+        };
+        let prefix = format!("{}-", self.owner.name);
+        let ours = |entry: &Entry| {
+            let rest = entry.name().strip_prefix(&prefix);
+            rest.is_some_and(|rest| entry.label(HASH) == Some(rest))
+        };
+        let mut all = self.all();
+        all.extend(claimer.adopt_those(resource(), ours).await?);
+        all.sort_by_key(|entry| number(entry));
         let newest = all.last().map_or(0, |entry| number(entry));
         if let Some(entry) = all.iter().find(|entry| entry.label(HASH) == Some(hash)) {
             if number(entry) < newest {
@@ -68,10 +93,7 @@ impl Revisions<'_> {
             return Ok(entry.name().to_owned());
         }
         let name = format!("{}-{hash}", self.owner.name);
-        let mut labels = self.selector["matchLabels"].clone();
-        if !labels.is_object() {
-            labels = json!({});
-        }
+        let mut labels = data["spec"]["template"]["metadata"]["labels"].clone();
         labels[HASH] = hash.into();
         let revision = json!({
             "metadata": {
@@ -95,10 +117,7 @@ impl Revisions<'_> {
     pub async fn clean(&self, limit: i64, hash: &str, pods: &[Pod]) -> Result<(), Status> {
         let used = |entry: &Entry| {
             let label = entry.label(HASH).unwrap_or_default();
-            label == hash
-                || pods
-                    .iter()
-                    .any(|pod| pod.metadata.labels.get(HASH).is_some_and(|h| h == label))
+            label == hash || pods.iter().any(|pod| is_of(pod, label))
         };
         let idle: Vec<_> = self
             .all()

@@ -8,15 +8,15 @@ use serde_json::{Value, json};
 
 use super::{
     deployment::hash,
-    revision::{self, Revisions},
+    revision::{self, HASH, Revisions, is_of},
 };
 use crate::{
-    cache::Selector,
+    cache::{Entry, Selector},
     controller::{
         pods::{self, Claimer},
         runtime::{
             Again, Clock, Context, Controller, Recorder, Source,
-            object::{Meta, Pod, decode, served},
+            object::{Meta, Pod, decode, is_ending, served},
         },
     },
     registry::{Target, client::Client},
@@ -24,10 +24,10 @@ use crate::{
     status::Status,
 };
 
+mod act;
 mod claims;
 
 const NAME: &str = "statefulset-controller";
-const HASH: &str = "controller-revision-hash";
 const POD_NAME: &str = "statefulset.kubernetes.io/pod-name";
 const POD_INDEX: &str = "apps.kubernetes.io/pod-index";
 
@@ -176,11 +176,13 @@ impl StatefulSet {
     fn order(&self) -> Order {
         let rolling = self.spec.update_strategy["type"] != "OnDelete";
         let partition = &self.spec.update_strategy["rollingUpdate"]["partition"];
+        let start = self.spec.ordinals["start"].as_i64().unwrap_or(0);
         Order {
-            start: self.spec.ordinals["start"].as_i64().unwrap_or(0),
+            start,
             replicas: self.spec.replicas.unwrap_or(1),
             parallel: self.spec.pod_management_policy == "Parallel",
-            partition: rolling.then(|| partition.as_i64().unwrap_or(0)),
+            // A partition counts pods, wherever their numbers begin.
+            partition: rolling.then(|| start + partition.as_i64().unwrap_or(0)),
         }
     }
 
@@ -243,83 +245,42 @@ impl StatefulSetController {
             owner: &set.metadata,
             selector: &selector,
         };
-        let pods = pods::decode_all(&claimer.claim(served("", "pods")).await?)?;
+        let numbered = |entry: &Entry| ordinal(&set.metadata.name, entry.name()).is_some();
+        let claimed = claimer.claim_those(served("", "pods"), numbered).await?;
+        let pods = pods::decode_all(&claimed)?;
         let numbered = pods
             .into_iter()
             .filter_map(|pod| Some((ordinal(&set.metadata.name, &pod.metadata.name)?, pod)));
         Ok(numbered.collect())
     }
 
-    async fn create(
-        &self,
-        set: &StatefulSet,
-        ordinal: i64,
-        template: &Value,
-        hash: &str,
-    ) -> Result<(), Status> {
-        let namespace = &set.metadata.namespace;
-        self.ensure_claims(set, ordinal).await?;
-        let pod = set.pod(ordinal, template, hash);
-        match self
-            .client
-            .create_value(served("", "pods"), namespace, pod)
-            .await
-        {
-            Err(status) if super::replicaset::is_ending(&status) => Ok(()),
-            Err(status) => Err(status),
-            Ok(_) => {
-                let name = &set.metadata.name;
-                let text = format!("create Pod {name}-{ordinal} in StatefulSet {name} successful");
-                self.recorder
-                    .normal(NAME, resource(), &set.metadata, "SuccessfulCreate", text);
-                Ok(())
-            }
+    /// Makes and removes pods, as far as that goes now.
+    async fn advance(&self, set: &StatefulSet, hash: &str, now: Timestamp) -> Result<(), Status> {
+        let ready = set.spec.min_ready_seconds;
+        let mut pods = self.pods(set).await?;
+        // Whose a claim is must be right before its pod goes.
+        self.settle_claims(set, &pods).await?;
+        let waiting = pods.iter().filter(|(_, pod)| {
+            pod.is_active() && matches!(pod.status.phase.as_str(), "Pending" | "")
+        });
+        for (ordinal, _) in waiting {
+            // Its claims may have gone before they were in use.
+            self.ensure_claims(set, *ordinal).await?;
         }
-    }
-
-    /// The template of a revision that is not the present one.
-    fn old_template(&self, set: &StatefulSet, revision: &str) -> Option<(Value, String)> {
-        let key = format!("{}/{revision}", set.metadata.namespace);
-        let entry = self
-            .client
-            .cache_of(served("apps", "controllerrevisions"))
-            .get(&key)?;
-        let mut template = entry.value()["data"]["spec"]["template"].take();
-        template.as_object_mut()?.remove("$patch");
-        Some((template, entry.label(HASH)?.to_owned()))
-    }
-
-    async fn act(
-        &self,
-        set: &StatefulSet,
-        pods: &BTreeMap<i64, Pod>,
-        acts: &[Act],
-        hash: &str,
-    ) -> Result<(), Status> {
-        let current = set.status["currentRevision"].as_str().unwrap_or_default();
-        let partition = set.order().partition.unwrap_or(0);
-        for act in acts {
-            match act {
-                Act::Create(ordinal) => {
-                    // Below the partition the old revision stays in force.
-                    let old = (*ordinal < partition)
-                        .then(|| self.old_template(set, current))
-                        .flatten();
-                    let (template, hash) =
-                        old.unwrap_or_else(|| (set.spec.template.clone(), hash.to_owned()));
-                    self.create(set, *ordinal, &template, &hash).await?;
-                }
-                Act::Delete(ordinal) => {
-                    pods::delete(&self.client, pods.get(ordinal).into_iter()).await?;
-                    let name = &set.metadata.name;
-                    let text =
-                        format!("delete Pod {name}-{ordinal} in StatefulSet {name} successful");
-                    self.recorder
-                        .normal(NAME, resource(), &set.metadata, "SuccessfulDelete", text);
-                }
+        let mut acted = BTreeSet::new();
+        loop {
+            let mut acts = acts(set.order(), &seats(&pods, hash, ready, now));
+            // Each pod is touched once in a look; the next event brings the next look.
+            acts.retain(|act| {
+                let (Act::Create(ordinal) | Act::Delete(ordinal)) = act;
+                acted.insert(*ordinal)
+            });
+            if acts.is_empty() {
+                return Ok(());
             }
+            self.act(set, &pods, &acts, hash).await?;
+            pods = self.pods(set).await?;
         }
-        Ok(())
     }
 
     async fn report(
@@ -370,10 +331,6 @@ impl StatefulSetController {
     }
 }
 
-fn is_of(pod: &Pod, hash: &str) -> bool {
-    pod.metadata.labels.get(HASH).is_some_and(|h| h == hash)
-}
-
 fn seats(pods: &BTreeMap<i64, Pod>, hash: &str, ready: i64, now: Timestamp) -> BTreeMap<i64, Seat> {
     let seat = |pod: &Pod| Seat {
         healthy: pod.is_active() && pod.status.phase == "Running" && pod.is_available(ready, now),
@@ -421,24 +378,14 @@ impl Controller for StatefulSetController {
             .await?;
         let now = self.clock.now();
         let ready = set.spec.min_ready_seconds;
-        let mut pods = self.pods(&set).await?;
-        // Whose a claim is must be right before its pod goes.
-        self.settle_claims(&set, &pods).await?;
-        let mut acted = BTreeSet::new();
-        loop {
-            let mut acts = acts(set.order(), &seats(&pods, &hash, ready, now));
-            // Each pod is touched once in a look; the next event brings the next look.
-            acts.retain(|act| {
-                let (Act::Create(ordinal) | Act::Delete(ordinal)) = act;
-                acted.insert(*ordinal)
-            });
-            if acts.is_empty() {
-                break;
-            }
-            self.act(&set, &pods, &acts, &hash).await?;
-            pods = self.pods(&set).await?;
-        }
+        let advanced = self.advance(&set, &hash, now).await;
+        let pods = self.pods(&set).await?;
+        // What there is is reported even if something was refused.
         self.report(&set, &pods, &hash, now).await?;
+        match advanced {
+            Err(status) if !is_ending(&status) => return Err(status),
+            _ => {}
+        }
         let all: Vec<Pod> = pods.into_values().collect();
         revisions
             .clean(set.spec.revision_history_limit.unwrap_or(10), &hash, &all)

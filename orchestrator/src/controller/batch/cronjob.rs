@@ -12,13 +12,10 @@ use serde_json::{Value, json};
 use super::job;
 use crate::{
     cache::Entry,
-    controller::{
-        apps::replicaset::is_ending,
-        runtime::{
-            Again, Clock, Context, Controller, Recorder, Source,
-            object::{Meta, controlled_by, controller_key, decode, served},
-            stamp,
-        },
+    controller::runtime::{
+        Again, Clock, Context, Controller, Recorder, Source,
+        object::{Meta, controlled_by, controller_key, decode, is_ending, served},
+        stamp,
     },
     registry::{DeleteOptions, Propagation, Target, client::Client},
     resource::Resource,

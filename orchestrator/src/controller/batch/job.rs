@@ -6,7 +6,6 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    sync::Arc,
     time::Duration,
 };
 
@@ -18,11 +17,11 @@ use super::plan::{self, Step};
 use crate::{
     cache::Selector,
     controller::{
-        apps::replicaset::{is_ending, owners_of_pod},
-        pods::{self, BURST, Claimer},
+        apps::replicaset::owners_of_pod,
+        pods::{self, BURST, Claimer, Keeper},
         runtime::{
-            Again, Clock, Context, Controller, Recorder, Source,
-            object::{Meta, Pod, decode, served},
+            Again, Change, Clock, Context, Controller, Key, Recorder, Source,
+            object::{Head, Meta, Pod, decode, served},
             stamp,
         },
     },
@@ -33,6 +32,7 @@ use crate::{
 
 mod act;
 mod count;
+mod orphan;
 mod policy;
 mod view;
 
@@ -175,7 +175,7 @@ impl JobController {
         let deadline = left.map(Duration::from_secs);
         let misplaced = view.misplaced();
         if !misplaced.is_empty() {
-            self.discard(&misplaced).await?;
+            self.discard(&view.job, &misplaced).await?;
             self.note(view).await?;
             return Ok(deadline);
         }
@@ -183,6 +183,7 @@ impl JobController {
         let completions = view.job.spec.completions.unwrap_or(0);
         let enough = policy::success(&view.job.spec.success_policy, &view.done(), completions);
         let mut rest = view.rests().into_values().min();
+        let mut started = Ok(());
         match (step, enough) {
             (Step::Fail(why), _) => {
                 let (reason, text) = why.told();
@@ -200,21 +201,22 @@ impl JobController {
             }
             (Step::Start(number, indexes), None) => match view.rest() {
                 Some(wait) => rest = Some(wait),
-                None => self.start(view, number, &indexes).await?,
+                None => started = self.start(view, number, &indexes).await,
             },
             (Step::Stop(number), None) => {
                 let mut surplus: Vec<Pod> = view.active().cloned().collect();
                 pods::sort_for_deletion(&mut surplus, &pods::Crowd::new());
                 surplus.truncate(number);
-                self.discard(&surplus).await?;
+                self.discard(&view.job, &surplus).await?;
                 if view.job.spec.suspend {
                     view.status["startTime"] = Value::Null;
                 }
             }
             (Step::Wait, None) => {}
         }
+        // What there is is noted even if a pod was refused.
         self.note(view).await?;
-        Ok([deadline, rest].into_iter().flatten().min())
+        started.map(|()| [deadline, rest].into_iter().flatten().min())
     }
 
     /// Writes how many pods there are now.
@@ -251,16 +253,21 @@ impl Controller for JobController {
     }
 
     fn sources(&self) -> Vec<Source> {
-        let client = self.client.clone();
+        let (jobs, pods) = (self.client.clone(), self.client.clone());
         vec![
-            Source::own(resource()),
+            Source::new(resource(), move |change| orphan::left_by(&jobs, change)),
             Source::new(served("", "pods"), move |change| {
-                owners_of_pod(&client, resource(), change)
+                let mut keys = owners_of_pod(&pods, resource(), change);
+                keys.extend(orphan::key_of(&pods, change));
+                keys
             }),
         ]
     }
 
     async fn reconcile(&self, key: &str) -> Result<Again, Status> {
+        if let Some(pod) = key.strip_prefix(orphan::PREFIX) {
+            return self.let_orphan_go(pod).await.map(|()| None);
+        }
         let Some(entry) = self.client.cache_of(resource()).get(key) else {
             return Ok(None);
         };

@@ -9,12 +9,9 @@ use super::{
     slices::{self, Endpoints, Kind, Parent, Slices},
 };
 use crate::{
-    controller::{
-        apps::replicaset::is_ending,
-        runtime::{
-            Again, Context, Controller, Source,
-            object::{self, Meta, controlled_by, served},
-        },
+    controller::runtime::{
+        Again, Context, Controller, Source,
+        object::{self, Meta, controlled_by, is_ending, served},
     },
     registry::client::Client,
     status::Status,

@@ -10,13 +10,10 @@ use serde_json::{Value, json};
 
 use super::backend::{self, Backend, TRIGGER, family, has_selector, services};
 use crate::{
-    controller::{
-        apps::replicaset::is_ending,
-        runtime::{
-            Again, Clock, Context, Controller, Source,
-            object::{self, served},
-            stamp,
-        },
+    controller::runtime::{
+        Again, Clock, Context, Controller, Source,
+        object::{self, is_ending, served},
+        stamp,
     },
     registry::{DeleteOptions, Target, client::Client},
     resource::core::ENDPOINTS,

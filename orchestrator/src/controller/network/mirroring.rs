@@ -11,12 +11,9 @@ use super::{
     slices::{self, Endpoints, Kind, Parent, Slices},
 };
 use crate::{
-    controller::{
-        apps::replicaset::is_ending,
-        runtime::{
-            Again, Context, Controller, Source,
-            object::{self, Meta, controlled_by},
-        },
+    controller::runtime::{
+        Again, Context, Controller, Source,
+        object::{self, Meta, controlled_by, is_ending},
     },
     registry::client::Client,
     resource::core::ENDPOINTS,

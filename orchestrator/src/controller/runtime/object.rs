@@ -274,6 +274,14 @@ struct SelectingSpec {
     selector: Value,
 }
 
+/// A refusal because the namespace is going: nothing to try again.
+pub fn is_ending(status: &Status) -> bool {
+    let causes = status.details.iter().flat_map(|details| &details.causes);
+    causes
+        .into_iter()
+        .any(|cause| cause.reason == "NamespaceTerminating")
+}
+
 /// Splits `namespace/name`; a bare name has no namespace.
 pub fn split(key: &str) -> (&str, &str) {
     key.split_once('/').unwrap_or(("", key))

@@ -25,6 +25,8 @@ use crate::{registry::Target, registry::client::Client, resource::Resource};
 const WAITING: usize = 1024;
 /// News remembered for counting; all are forgotten when there are more.
 const REMEMBERED: usize = 1024;
+/// Longest name of an object.
+const NAME_MAX: usize = 253;
 /// How long the same news count up.
 const SPAN: Duration = Duration::from_mins(10);
 
@@ -173,7 +175,9 @@ impl Writer {
         };
         let about = news.about["name"].as_str().unwrap_or_default();
         let unique = now.as_microsecond().unsigned_abs() << 8 | self.count & 0xff;
-        let name = format!("{about}.{unique:x}");
+        let room = NAME_MAX - 17;
+        let about = about.get(..room).unwrap_or(about);
+        let name = format!("{}.{unique:x}", about.trim_end_matches(['-', '.']));
         let time = stamp(now);
         let event = json!({
             "metadata": {"name": name},

@@ -5,8 +5,10 @@ use std::collections::BTreeMap;
 use jiff::Timestamp;
 use serde_json::Value;
 
-use super::HASH;
-use crate::controller::{apps::rollout::scaled, runtime::object::Pod};
+use crate::controller::{
+    apps::{revision::is_of, rollout::scaled},
+    runtime::object::Pod,
+};
 
 /// What to do.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -15,6 +17,16 @@ pub(super) struct Plan {
     pub(super) start: Vec<String>,
     /// Names of pods that go.
     pub(super) stop: Vec<String>,
+    /// Pods that have ended and hold up others.
+    pub(super) ended: Vec<Ended>,
+}
+
+/// A pod that has ended, which a daemon should not.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Ended {
+    pub(super) node: String,
+    pub(super) pod: String,
+    pub(super) failed: bool,
 }
 
 /// One node: whether a daemon should be started, and whether one may stay.
@@ -74,10 +86,7 @@ impl<'a> Update<'a> {
     }
 
     fn is_new(&self, pod: &Pod) -> bool {
-        pod.metadata
-            .labels
-            .get(HASH)
-            .is_some_and(|hash| hash == self.hash)
+        is_of(pod, self.hash)
     }
 }
 
@@ -95,7 +104,11 @@ pub(super) fn plan(
         let over = there
             .iter()
             .filter(|pod| pod.is_over() && !pod.metadata.deleting());
-        plan.stop.extend(over.map(|pod| pod.metadata.name.clone()));
+        plan.ended.extend(over.map(|pod| Ended {
+            node: node.clone(),
+            pod: pod.metadata.name.clone(),
+            failed: pod.status.phase == "Failed",
+        }));
         if !place.stay {
             let active = there.iter().filter(|pod| pod.is_active());
             plan.stop
@@ -106,6 +119,11 @@ pub(super) fn plan(
             plan.stop.extend(surplus(there, update));
         }
     }
+    // Nobody else ends a pod that waits for a node which is gone.
+    let lost = pods.iter().filter(|(node, _)| !places.contains_key(*node));
+    let lost = lost.flat_map(|(_, there)| there);
+    let lost = lost.filter(|pod| pod.spec.node_name.is_empty() && pod.is_active());
+    plan.stop.extend(lost.map(|pod| pod.metadata.name.clone()));
     if update.rolling && update.surge > 0 {
         surge(&mut plan, places, pods, update);
     } else if update.rolling {
@@ -202,6 +220,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::controller::apps::revision::HASH;
 
     /// A node's pods: name, whether new, ready, going.
     #[derive(Clone, Debug)]
@@ -358,6 +377,55 @@ mod tests {
         sim.nodes.get_mut("n1").unwrap().clear();
         sim.look();
         assert!(sim.nodes["n1"][0].new);
+    }
+
+    #[test]
+    fn what_has_ended_or_waits_for_a_node_that_is_gone_makes_room() {
+        let mut ended = pod(
+            &Daemon {
+                name: "e".into(),
+                new: true,
+                ready: false,
+                going: false,
+            },
+            0,
+        );
+        ended.status.phase = "Failed".into();
+        let waiting = pod(
+            &Daemon {
+                name: "w".into(),
+                new: true,
+                ready: false,
+                going: false,
+            },
+            0,
+        );
+        let mut placed = waiting.clone();
+        (placed.metadata.name, placed.spec.node_name) = ("p".into(), "gone".into());
+        let place = Place {
+            start: true,
+            stay: true,
+        };
+        let places = [("n".to_owned(), place)].into();
+        let pods = [
+            ("n".to_owned(), vec![&ended]),
+            ("gone".to_owned(), vec![&waiting, &placed]),
+        ];
+        let update = Update::new(&json!({}), 1, "new", 0, Timestamp::UNIX_EPOCH);
+        let plan = plan(&places, &pods.into(), &update);
+        let over = Ended {
+            node: "n".into(),
+            pod: "e".into(),
+            failed: true,
+        };
+        assert_eq!(
+            plan,
+            Plan {
+                start: vec![],
+                stop: vec!["w".into()],
+                ended: vec![over]
+            }
+        );
     }
 
     #[test]

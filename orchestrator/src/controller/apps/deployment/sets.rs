@@ -1,9 +1,9 @@
 //! The ReplicaSets of a Deployment: made, numbered, cleaned up.
 
 use super::{
-    BTreeMap, DeleteOptions, Deployment, DeploymentController, HASH, Meta, NOT_COPIED, REVISION,
-    REVISION_HISTORY, ReplicaSet, Status, Target, Value, View, controlled_by, hash, json,
-    note_size, replicaset, resource, rollout,
+    BTreeMap, DeleteOptions, Deployment, DeploymentController, HASH, Meta, NAME, NOT_COPIED,
+    REVISION, REVISION_HISTORY, ReplicaSet, Status, Target, Value, View, controlled_by, hash,
+    is_ending, json, note_size, replicaset, resource, rollout, status::REFUSED,
 };
 
 impl DeploymentController {
@@ -35,7 +35,15 @@ impl DeploymentController {
                 self.count_collision(deployment).await?;
                 Err(status)
             }
-            Err(status) => Err(status),
+            Err(status) if is_ending(&status) => Err(status),
+            Err(status) => {
+                let text = format!("Failed to create new replica set {name:?}: {status}");
+                let about = &deployment.metadata;
+                self.recorder
+                    .warning(NAME, resource(), about, REFUSED, text.clone());
+                view.refused = Some(text);
+                Err(status)
+            }
         }
     }
 

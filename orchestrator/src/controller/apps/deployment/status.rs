@@ -4,14 +4,12 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use super::{Deployment, DeploymentController, View, resource};
-use crate::{
-    controller::{apps::replicaset::is_ending, runtime::stamp},
-    registry::Target,
-    status::Status,
-};
+use crate::{controller::runtime::stamp, registry::Target, status::Status};
 
 const AVAILABLE_REASON: &str = "NewReplicaSetAvailable";
 const TIMED_OUT: &str = "ProgressDeadlineExceeded";
+/// Of the condition and the event that a ReplicaSet could not be made.
+pub(super) const REFUSED: &str = "ReplicaSetCreateError";
 
 /// Pods by state, over all ReplicaSets.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -180,7 +178,7 @@ fn set_condition(conditions: &mut Vec<Value>, r#type: &str, verdict: &Verdict, n
 }
 
 /// The new status. Pure.
-fn status_of(view: &View, failure: Option<&Status>, now: Timestamp) -> Value {
+fn status_of(view: &View, now: Timestamp) -> Value {
     let deployment = &view.deployment;
     let counts = Counts::of(view);
     let text = stamp(now);
@@ -209,11 +207,11 @@ fn status_of(view: &View, failure: Option<&Status>, now: Timestamp) -> Value {
         renew: false,
     };
     set_condition(&mut conditions, "Available", &verdict, &text);
-    if let Some(failure) = failure.filter(|f| !is_ending(f) && !f.is("Conflict")) {
+    if let Some(message) = &view.refused {
         let verdict = Verdict {
             status: "False",
-            reason: "ReplicaSetCreateError",
-            message: failure.message.clone(),
+            reason: REFUSED,
+            message: message.clone(),
             renew: false,
         };
         set_condition(&mut conditions, "Progressing", &verdict, &text);
@@ -243,14 +241,10 @@ fn status_of(view: &View, failure: Option<&Status>, now: Timestamp) -> Value {
 
 impl DeploymentController {
     /// Writes the status if it has changed; seconds until the next deadline.
-    pub(super) async fn report(
-        &self,
-        view: &View,
-        failure: Option<&Status>,
-    ) -> Result<Option<u64>, Status> {
+    pub(super) async fn report(&self, view: &View) -> Result<Option<u64>, Status> {
         let deployment = &view.deployment;
         let now = self.clock.now();
-        let status = status_of(view, failure, now);
+        let status = status_of(view, now);
         if status != deployment.status {
             let meta = &deployment.metadata;
             let target = Target::status(resource(), &meta.namespace, &meta.name);

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use super::{Meta, Pod, StatefulSet, StatefulSetController, Status, resource, served};
 use crate::{
-    controller::runtime::object::{Head, controlled_by, decode},
+    controller::runtime::object::{Head, controlled_by, decode, is_ending},
     registry::Target,
     resource::storage::PERSISTENT_VOLUME_CLAIM,
 };
@@ -63,6 +63,24 @@ fn owners(present: &[Value], set: &Meta, pod: &Meta, wanted: Owner) -> Vec<Value
     owners
 }
 
+/// A claim as its template has it, under its name. Pure.
+fn object(set: &StatefulSet, template: &Value, name: &str) -> Value {
+    let mut metadata = json!({"name": name});
+    for field in ["labels", "annotations"] {
+        if template["metadata"][field].is_object() {
+            metadata[field] = template["metadata"][field].clone();
+        }
+    }
+    let selecting = set.spec.selector["matchLabels"].as_object();
+    for (label, value) in selecting.into_iter().flatten() {
+        metadata["labels"][label] = value.clone();
+    }
+    if owner(&set.spec.persistent_volume_claim_retention_policy, false) == Owner::Set {
+        metadata["ownerReferences"] = json!([controlled_by(resource(), &set.metadata)]);
+    }
+    json!({"metadata": metadata, "spec": template["spec"]})
+}
+
 impl StatefulSetController {
     /// Makes the claims of a pod that is about to come.
     pub(super) async fn ensure_claims(
@@ -82,14 +100,26 @@ impl StatefulSetController {
                 }
                 continue;
             }
-            let mut metadata = json!({"name": name, "labels": set.spec.selector["matchLabels"]});
-            if owner(&set.spec.persistent_volume_claim_retention_policy, false) == Owner::Set {
-                metadata["ownerReferences"] = json!([controlled_by(resource(), &set.metadata)]);
-            }
-            let object = json!({"metadata": metadata, "spec": claim["spec"]});
-            self.client
-                .create_value(&PERSISTENT_VOLUME_CLAIM, namespace, object)
-                .await?;
+            let object = object(set, claim, &name);
+            let made = self
+                .client
+                .create_value(&PERSISTENT_VOLUME_CLAIM, namespace, object);
+            let made = match made.await {
+                Err(status) if is_ending(&status) => return Err(status),
+                made => made.map(drop),
+            };
+            let (of, pod) = (
+                &set.metadata.name,
+                format!("{}-{ordinal}", set.metadata.name),
+            );
+            let reasons = ("SuccessfulCreate", "FailedCreate");
+            self.tell(set, reasons, &made, |made| match made {
+                Ok(()) => format!("create Claim {name} Pod {pod} in StatefulSet {of} success"),
+                Err(status) => format!(
+                    "create Claim {name} for Pod {pod} in StatefulSet {of} failed error: {status}"
+                ),
+            });
+            made?;
         }
         Ok(())
     }

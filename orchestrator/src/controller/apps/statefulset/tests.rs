@@ -76,6 +76,25 @@ fn an_update_goes_backwards_down_to_the_partition() {
 }
 
 #[test]
+fn a_partition_counts_from_the_first_ordinal() {
+    let set: StatefulSet = serde_json::from_value(json!({
+        "metadata": {},
+        "spec": {
+            "replicas": 3,
+            "ordinals": {"start": 5},
+            "updateStrategy": {"rollingUpdate": {"partition": 2}},
+        },
+    }))
+    .unwrap();
+    check(
+        set.order(),
+        &[(5, OLD), (6, OLD), (7, OLD)],
+        &[Act::Delete(7)],
+    );
+    check(set.order(), &[(5, OLD), (6, OLD), (7, WELL)], &[]);
+}
+
+#[test]
 fn a_pod_that_has_ended_is_made_anew() {
     let over = Seat {
         over: true,

@@ -1,8 +1,8 @@
 //! What the Job controller does to pods and Jobs: starts, ends, lets go.
 
 use super::{
-    Again, Arc, BURST, DeleteOptions, Duration, FAILURES, IGNORED, INDEX, Job, JobController, Meta,
-    NAME, Pod, Propagation, Status, TRACKING, Target, Timestamp, Value, View, condition, is_ending,
+    Again, BURST, DeleteOptions, Duration, FAILURES, IGNORED, INDEX, Job, JobController, Keeper,
+    Meta, NAME, Pod, Propagation, Status, TRACKING, Target, Timestamp, Value, View, condition,
     json, pods, resource, served, set_condition, stamp, view::Attempt,
 };
 
@@ -34,12 +34,22 @@ impl JobController {
             .await
     }
 
+    fn keeper<'a>(&'a self, job: &'a Job) -> Keeper<'a> {
+        Keeper {
+            client: &self.client,
+            recorder: &self.recorder,
+            reporter: NAME,
+            resource: resource(),
+            owner: &job.metadata,
+        }
+    }
+
     /// Deletes active pods that are surplus: their end counts for nothing.
-    pub(super) async fn discard(&self, surplus: &[Pod]) -> Result<(), Status> {
+    pub(super) async fn discard(&self, job: &Job, surplus: &[Pod]) -> Result<(), Status> {
         for pod in surplus {
             self.let_go(&pod.metadata).await?;
         }
-        pods::delete(&self.client, surplus.iter()).await
+        self.keeper(job).remove(surplus.iter()).await
     }
 
     pub(super) async fn start(
@@ -48,32 +58,16 @@ impl JobController {
         number: usize,
         indexes: &[i64],
     ) -> Result<(), Status> {
-        let job = Arc::new(view.job.clone());
-        let attempts = view.attempts();
-        let (_, failure) = pods::slow_start(number.min(BURST), |turn| {
-            let (client, job) = (self.client.clone(), Arc::clone(&job));
-            let recorder = self.recorder.clone();
+        let (job, attempts) = (&view.job, view.attempts());
+        let pod = |turn: usize| {
             let index = indexes.get(turn).copied();
-            let attempt = index.and_then(|index| attempts.get(&index)).cloned();
-            async move {
-                let mut pod = pod_of(&job, index);
-                if job.spec.backoff_limit_per_index.is_some() {
-                    remember(&mut pod, attempt.as_ref());
-                }
-                let made = client
-                    .create_value(served("", "pods"), &job.metadata.namespace, pod)
-                    .await?;
-                let name = made.value()["metadata"]["name"].clone();
-                let text = format!("Created pod: {}", name.as_str().unwrap_or_default());
-                recorder.normal(NAME, resource(), &job.metadata, "SuccessfulCreate", text);
-                Ok(())
+            let mut pod = pod_of(job, index);
+            if job.spec.backoff_limit_per_index.is_some() {
+                remember(&mut pod, index.and_then(|index| attempts.get(&index)));
             }
-        })
-        .await;
-        match failure {
-            Some(status) if !is_ending(&status) => Err(status),
-            _ => Ok(()),
-        }
+            pod
+        };
+        self.keeper(job).make(number.min(BURST), pod).await
     }
 
     pub(super) async fn finish(
@@ -90,7 +84,7 @@ impl JobController {
             "FailureTarget"
         };
         set_condition(&mut view.status, early, true, reason, message, &now);
-        pods::delete(&self.client, view.active()).await?;
+        self.keeper(&view.job).remove(view.active()).await?;
         // The end is told when the last pod has ended, too.
         let mut left = self.pods(&view.job).await?;
         left.retain(|pod| !pod.is_over() || pod.metadata.has_finalizer(TRACKING));

@@ -9,7 +9,7 @@ use fairlead::{
             replicaset::ReplicaSetController, statefulset::StatefulSetController,
         },
         batch::job::JobController,
-        cluster::garbage::GarbageCollector,
+        cluster::{garbage::GarbageCollector, node::NodeController},
     },
     registry::{DeleteOptions, Propagation, Target},
     resource::Resource,
@@ -328,5 +328,70 @@ async fn a_daemon_that_fails_again_and_again_is_replaced_ever_later() {
     assert_eq!(of(&stage, "d"), second);
     stage.clock.advance(Duration::from_secs(1));
     fail(&stage, &second).await;
+    stage.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pod_says_that_its_node_made_it_go() {
+    let mut stage = Stage::new("evicted").await;
+    let (pods, nodes) = (found("", "pods"), found("", "nodes"));
+    for name in ["a", "b"] {
+        stage.create(nodes, "", node(name, "True")).await;
+    }
+    stage.run("node-controller", NodeController::new);
+    let tolerance = json!({
+        "key": "node.kubernetes.io/not-ready", "operator": "Exists",
+        "effect": "NoExecute", "tolerationSeconds": 0,
+    });
+    let pod = json!({
+        "metadata": {"name": "p"},
+        "spec": {
+            "nodeName": "a",
+            "containers": [{"name": "c", "image": "x"}],
+            "tolerations": [tolerance],
+        },
+    });
+    stage.create(pods, "default", pod).await;
+    let ready = json!([{"type": "Ready", "status": "True"}]);
+    stage
+        .set_status(
+            pods,
+            "default",
+            "p",
+            json!({"phase": "Running", "conditions": ready}),
+        )
+        .await;
+    let unready = json!({"conditions": [
+        {"type": "Ready", "status": "False"}, {"type": "NetworkUnavailable", "status": "True"},
+    ]});
+    stage.set_status(nodes, "", "a", unready).await;
+    stage.wait("the eviction", |stage| {
+        let pod = stage.get(pods, "default/p");
+        let mut conditions = pod["status"]["conditions"].as_array().into_iter().flatten();
+        let said = conditions.any(|c| {
+            c["type"] == "DisruptionTarget"
+                && c["reason"] == "DeletionByTaintManager"
+                && c["message"] == "Taint manager: deleting due to NoExecute taint"
+        });
+        said && pod["metadata"]["deletionTimestamp"].is_string()
+    });
+    assert_eq!(
+        stage.told("Pod", "NodeNotReady").as_deref(),
+        Some("Node is not ready")
+    );
+    let taints = stage.get(nodes, "a")["spec"]["taints"].clone();
+    let mut taints = taints.as_array().unwrap().iter();
+    assert!(taints.any(|t| t["key"] == "node.kubernetes.io/network-unavailable"));
+    stage.clock.advance(Duration::from_secs(51));
+    stage.wait("the news", |stage| {
+        stage.told("Node", "NodeNotReady").as_deref() == Some("Node b status is now: NodeNotReady")
+    });
+    let conditions = stage.get(nodes, "b")["status"]["conditions"].clone();
+    let reason = |of: &str| {
+        let mut all = conditions.as_array().unwrap().iter();
+        all.find(|c| c["type"] == of).unwrap()["reason"].clone()
+    };
+    assert_eq!(reason("Ready"), "NodeStatusUnknown");
+    assert_eq!(reason("DiskPressure"), "NodeStatusNeverUpdated");
     stage.stop().await;
 }

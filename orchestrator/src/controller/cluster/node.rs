@@ -17,8 +17,8 @@ use crate::{
         pods,
         runtime::{
             Again, Clock, Context, Controller, Recorder, Source, later,
-            object::{self, Pod, decode, served},
-            stamp,
+            object::{self, Meta, Pod, decode, served},
+            sooner, stamp,
         },
     },
     registry::{Target, client::Client},
@@ -34,11 +34,18 @@ const UNREACHABLE: &str = "node.kubernetes.io/unreachable";
 const GRACE: Duration = Duration::from_secs(50);
 /// Nodes whose pods begin to be evicted: one in this time.
 const EVICTION_PACE: Duration = Duration::from_secs(10);
-const CONDITIONS: [(&str, &str); 3] = [
+/// Conditions that taint while they hold.
+const CONDITIONS: [(&str, &str); 4] = [
     ("MemoryPressure", "node.kubernetes.io/memory-pressure"),
     ("DiskPressure", "node.kubernetes.io/disk-pressure"),
     ("PIDPressure", "node.kubernetes.io/pid-pressure"),
+    (
+        "NetworkUnavailable",
+        "node.kubernetes.io/network-unavailable",
+    ),
 ];
+/// Conditions that a node itself keeps up to date.
+const REPORTED: [&str; 4] = ["MemoryPressure", "DiskPressure", "PIDPressure", "Ready"];
 
 /// The controller.
 #[derive(Debug)]
@@ -57,16 +64,8 @@ fn nodes() -> &'static Resource {
 
 /// The taints of this controller that a node should have: key and effect. Pure.
 fn wanted(node: &Value) -> Vec<(&'static str, &'static str)> {
-    let status = |r#type: &str| {
-        let mut all = node["status"]["conditions"]
-            .as_array()
-            .into_iter()
-            .flatten();
-        all.find(|c| c["type"] == r#type)
-            .and_then(|c| c["status"].as_str())
-    };
     let mut taints = Vec::new();
-    let unwell = match status("Ready") {
+    let unwell = match condition(node, "Ready") {
         Some("True") => None,
         Some("Unknown") => Some(UNREACHABLE),
         _ => Some(NOT_READY),
@@ -76,12 +75,49 @@ fn wanted(node: &Value) -> Vec<(&'static str, &'static str)> {
     }
     let pressing = CONDITIONS
         .iter()
-        .filter(|(r#type, _)| status(r#type) == Some("True"));
+        .filter(|(r#type, _)| condition(node, r#type) == Some("True"));
     taints.extend(pressing.map(|(_, key)| (*key, "NoSchedule")));
     if node["spec"]["unschedulable"] == true {
         taints.push(("node.kubernetes.io/unschedulable", "NoSchedule"));
     }
     taints
+}
+
+/// The status of one of a node's conditions. Pure.
+fn condition<'n>(node: &'n Value, r#type: &str) -> Option<&'n str> {
+    let mut all = node["status"]["conditions"].as_array()?.iter();
+    all.find(|c| c["type"] == r#type)?["status"].as_str()
+}
+
+/// Makes what a node says of itself unknown. Pure.
+fn silenced(node: &mut Value, now: &str) {
+    let born = node["metadata"]["creationTimestamp"].clone();
+    let conditions = node["status"]["conditions"].as_array();
+    let mut conditions = conditions.cloned().unwrap_or_default();
+    for r#type in REPORTED {
+        let unknown = |reason: &str, message: &str, beat: &Value| {
+            json!({
+                "type": r#type,
+                "status": "Unknown",
+                "reason": reason,
+                "message": message,
+                "lastHeartbeatTime": beat,
+                "lastTransitionTime": now,
+            })
+        };
+        match conditions.iter_mut().find(|c| c["type"] == r#type) {
+            Some(old) if old["status"] == "Unknown" => {}
+            Some(old) => {
+                let text = "Kubelet stopped posting node status.";
+                *old = unknown("NodeStatusUnknown", text, &old["lastHeartbeatTime"]);
+            }
+            None => {
+                let text = "Kubelet never posted node status.";
+                conditions.push(unknown("NodeStatusNeverUpdated", text, &born));
+            }
+        }
+    }
+    node["status"]["conditions"] = conditions.into();
 }
 
 fn is_ours(key: &str) -> bool {
@@ -191,38 +227,25 @@ impl NodeController {
         Duration::try_from(left).unwrap_or_default()
     }
 
-    /// Says of a silent node that nothing is known.
-    async fn silence(&self, name: &str) -> Result<(), Status> {
+    /// Says of a silent node that nothing is known; whether it was ready before.
+    async fn silence(&self, name: &str, node: &Value) -> Result<bool, Status> {
         let now = stamp(self.clock.now());
-        let change = |current: &Value| {
-            let mut new = current.clone();
-            let mut list = current["status"]["conditions"]
-                .as_array()
-                .cloned()
-                .unwrap_or_default();
-            for r#type in CONDITIONS.iter().map(|(t, _)| *t).chain(["Ready"]) {
-                let unknown = json!({
-                    "type": r#type,
-                    "status": "Unknown",
-                    "reason": "NodeStatusUnknown",
-                    "message": "Kubelet stopped posting node status.",
-                    "lastTransitionTime": now,
-                });
-                match list.iter_mut().find(|c| c["type"] == r#type) {
-                    Some(old) if old["status"] == "Unknown" => {}
-                    Some(old) => {
-                        let beat = old["lastHeartbeatTime"].clone();
-                        *old = unknown;
-                        old["lastHeartbeatTime"] = beat;
-                    }
-                    None => list.push(unknown),
-                }
-            }
-            new["status"]["conditions"] = list.into();
-            Ok(new)
-        };
+        let was_ready = condition(node, "Ready") == Some("True");
+        let uid = node["metadata"]["uid"].as_str().unwrap_or_default();
         let target = Target::status(nodes(), "", name);
-        self.client.change(target, &change).await.map(drop)
+        let edit = |new: &mut Value| silenced(new, &now);
+        self.client.amend(target, uid, edit).await?;
+        Ok(was_ready)
+    }
+
+    /// Tells that a node is not ready any more.
+    fn tell_unready(&self, node: &Value) -> Result<(), Status> {
+        let meta: Meta = serde_json::from_value(node["metadata"].clone())
+            .map_err(|error| Status::internal(error.to_string()))?;
+        let text = format!("Node {} status is now: NodeNotReady", meta.name);
+        self.recorder
+            .normal(NAME, nodes(), &meta, "NodeNotReady", text);
+        Ok(())
     }
 
     /// Whether every node is silent: then it is rather us who cannot hear.
@@ -294,7 +317,8 @@ impl NodeController {
     async fn unready(&self, name: &str) -> Result<(), Status> {
         let now = stamp(self.clock.now());
         for entry in self.pods_on(name)? {
-            if !decode::<Pod>(&entry)?.is_ready() {
+            let pod = decode::<Pod>(&entry)?;
+            if !pod.is_ready() {
                 continue;
             }
             let edit = |new: &mut Value| {
@@ -308,8 +332,27 @@ impl NodeController {
             };
             let target = Target::status(served("", "pods"), entry.namespace(), entry.name());
             self.client.amend(target, &entry.uid, edit).await?;
+            let (about, text) = (&pod.metadata, "Node is not ready".to_owned());
+            self.recorder
+                .warning(NAME, served("", "pods"), about, "NodeNotReady", text);
         }
         Ok(())
+    }
+
+    /// Says on pods why they go: a Job may not hold it against them.
+    async fn disrupt(&self, going: &[Pod], now: Timestamp) -> Result<(), Status> {
+        let now = stamp(now);
+        let attempts = going.iter().map(|pod| {
+            let (client, meta, now) = (self.client.clone(), pod.metadata.clone(), now.clone());
+            async move {
+                let target = Target::status(served("", "pods"), &meta.namespace, &meta.name);
+                let text = "Taint manager: deleting due to NoExecute taint";
+                let edit =
+                    |pod: &mut Value| pods::disrupt(pod, "DeletionByTaintManager", text, &now);
+                client.amend(target, &meta.uid, edit).await
+            }
+        });
+        pods::at_once(attempts).await.into_iter().collect()
     }
 
     /// Deletes the pods whose time on a tainted node is over; when the next is due.
@@ -344,13 +387,10 @@ impl NodeController {
                 going.push(pod);
             }
         }
+        self.disrupt(&going, now).await?;
         pods::delete(&self.client, going.iter()).await?;
         Ok(next.map(|at| Duration::try_from(at.duration_since(now)).unwrap_or_default()))
     }
-}
-
-fn sooner(a: Again, b: Again) -> Again {
-    [a, b].into_iter().flatten().min()
 }
 
 impl Controller for NodeController {
@@ -379,7 +419,9 @@ impl Controller for NodeController {
         let mut node = entry.value();
         let patience = self.patience(name, &node, now);
         if patience.is_zero() {
-            self.silence(name).await?;
+            if self.silence(name, &node).await? {
+                self.tell_unready(&node)?;
+            }
             if let Some(entry) = self.client.cache_of(nodes()).get(name) {
                 node = entry.value();
             }

@@ -8,14 +8,17 @@ use std::{
 };
 
 use jiff::Timestamp;
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use crate::{
     cache::Entry,
-    controller::runtime::{
-        Again, Clock, Context, Controller, Source, later,
-        object::{self, Pod, decode, served},
-        stamp,
+    controller::{
+        pods,
+        runtime::{
+            Again, Clock, Context, Controller, Source, later,
+            object::{self, Pod, decode, served},
+            stamp,
+        },
     },
     registry::{DeleteOptions, Target, client::Client},
     status::Status,
@@ -49,32 +52,21 @@ impl PodGarbageCollector {
 
     async fn end(&self, entry: &Entry) -> Result<(), Status> {
         let pod: Pod = decode(entry)?;
-        let pods = served("", "pods");
+        let what = served("", "pods");
         let now = stamp(self.clock.now());
         if !pod.is_over() {
             let edit = |new: &mut Value| {
                 new["status"]["phase"] = "Failed".into();
-                let mut list = new["status"]["conditions"]
-                    .as_array()
-                    .cloned()
-                    .unwrap_or_default();
-                list.retain(|c| c["type"] != "DisruptionTarget");
-                list.push(json!({
-                    "type": "DisruptionTarget",
-                    "status": "True",
-                    "reason": "DeletionByPodGC",
-                    "message": "PodGC: node no longer exists",
-                    "lastTransitionTime": now,
-                }));
-                new["status"]["conditions"] = list.into();
+                let text = "PodGC: node no longer exists";
+                pods::disrupt(new, "DeletionByPodGC", text, &now);
             };
-            let target = Target::status(pods, entry.namespace(), entry.name());
+            let target = Target::status(what, entry.namespace(), entry.name());
             self.client.amend(target, &entry.uid, edit).await?;
         }
         let options = DeleteOptions::now().only(&entry.uid);
         let deleted = self
             .client
-            .delete_of(pods, entry.namespace(), entry.name(), &options)
+            .delete_of(what, entry.namespace(), entry.name(), &options)
             .await;
         match deleted {
             // Another pod may have taken its name.
@@ -83,24 +75,30 @@ impl PodGarbageCollector {
         }
     }
 
+    /// Ends what has ended beyond the bound, oldest first.
     async fn end_surplus(&self) -> Result<(), Status> {
-        let mut ended = Vec::new();
-        for entry in object::list(&self.client, served("", "pods"), "")? {
-            let over = entry
-                .fields
-                .iter()
-                .any(|field| matches!(&**field, "Succeeded" | "Failed"));
-            if over {
-                ended.push((decode::<Pod>(&entry)?.metadata.born(), entry));
-            }
-        }
+        let mut ended = object::list(&self.client, served("", "pods"), "")?;
+        ended.retain(|entry| has_ended(entry));
         let surplus = ended.len().saturating_sub(ENDED_MAX);
-        ended.sort_by_key(|(born, _)| *born);
-        for (_, entry) in ended.iter().take(surplus) {
+        if surplus == 0 {
+            return Ok(());
+        }
+        let mut by_age = Vec::with_capacity(ended.len());
+        for entry in ended {
+            by_age.push((decode::<Pod>(&entry)?.metadata.born(), entry));
+        }
+        by_age.sort_by_key(|(born, _)| *born);
+        for (_, entry) in by_age.iter().take(surplus) {
             self.end(entry).await?;
         }
         Ok(())
     }
+}
+
+/// Whether a pod has ended, by what the cache knows of it.
+fn has_ended(pod: &Entry) -> bool {
+    let mut fields = pod.fields.iter();
+    fields.any(|field| matches!(&**field, "Succeeded" | "Failed"))
 }
 
 impl Controller for PodGarbageCollector {
@@ -127,14 +125,9 @@ impl Controller for PodGarbageCollector {
                 let lost = !change.deleted
                     && !node.is_empty()
                     && client.cache_of(served("", "nodes")).get(node).is_none();
-                let ended = |entry: &Entry| {
-                    entry
-                        .fields
-                        .iter()
-                        .any(|field| matches!(&**field, "Succeeded" | "Failed"))
-                };
-                let newly =
-                    !change.deleted && ended(change.entry) && !change.previous.is_some_and(ended);
+                let newly = !change.deleted
+                    && has_ended(change.entry)
+                    && !change.previous.is_some_and(has_ended);
                 lost.then(|| node.into())
                     .into_iter()
                     .chain(newly.then(|| ENDED.into()))
@@ -145,16 +138,7 @@ impl Controller for PodGarbageCollector {
 
     async fn reconcile(&self, node: &str) -> Result<Again, Status> {
         if node == ENDED {
-            let over = |entry: &&Arc<Entry>| {
-                entry
-                    .fields
-                    .iter()
-                    .any(|f| matches!(&**f, "Succeeded" | "Failed"))
-            };
-            let all = object::list(&self.client, served("", "pods"), "")?;
-            if all.iter().filter(over).count() > ENDED_MAX {
-                self.end_surplus().await?;
-            }
+            self.end_surplus().await?;
             return Ok(None);
         }
         if self

@@ -1,6 +1,6 @@
 //! Ends namespaces: deletes what is in them, pods first, then lets go.
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 use serde_json::{Value, json};
 
@@ -34,10 +34,10 @@ impl NamespaceController {
         }
     }
 
-    /// Deletes what is left; tells how many objects of which resources stay,
-    /// because a finalizer or a grace period holds them.
-    async fn empty(&self, namespace: &str) -> Result<Vec<(&'static Resource, usize)>, Status> {
-        let mut left = Vec::new();
+    /// Deletes what is left; tells what stays, because a finalizer or a grace
+    /// period holds it.
+    async fn empty(&self, namespace: &str) -> Result<Left, Status> {
+        let mut left = Left::default();
         for resource in in_order() {
             let entries = object::list(&self.client, resource, namespace)?;
             for entry in &entries {
@@ -55,9 +55,14 @@ impl NamespaceController {
                     Err(status) => return Err(status),
                 }
             }
-            let staying = object::list(&self.client, resource, namespace)?.len();
-            if staying > 0 {
-                left.push((resource, staying));
+            let staying = object::list(&self.client, resource, namespace)?;
+            for entry in &staying {
+                for finalizer in decode::<Head>(entry)?.metadata.finalizers {
+                    *left.held.entry(finalizer).or_default() += 1;
+                }
+            }
+            if !staying.is_empty() {
+                left.objects.push((resource, staying.len()));
                 if resource.key == "pods" {
                     // They may need their Secrets and volumes until their end.
                     return Ok(left);
@@ -67,11 +72,7 @@ impl NamespaceController {
         Ok(left)
     }
 
-    async fn tell(
-        &self,
-        namespace: &Entry,
-        left: &[(&'static Resource, usize)],
-    ) -> Result<(), Status> {
+    async fn tell(&self, namespace: &Entry, left: &Left) -> Result<(), Status> {
         let conditions = conditions(left, &stamp(self.clock.now()));
         let target = Target::status(&NAMESPACE, "", namespace.name());
         let edit = |new: &mut Value| {
@@ -102,52 +103,77 @@ fn in_order() -> impl Iterator<Item = &'static Resource> {
     pods.chain(content().filter(|r| r.key != "pods"))
 }
 
-fn conditions(left: &[(&'static Resource, usize)], now: &str) -> Value {
-    let told: Vec<String> = left
-        .iter()
-        .map(|(r, count)| {
-            let dot = if r.group.is_empty() { "" } else { "." };
-            format!(
-                "{}{dot}{} has {count} resource instances",
-                r.plural, r.group
-            )
-        })
-        .collect();
-    let remaining = if left.is_empty() {
-        (
-            "False",
-            "ContentRemoved",
-            "All content successfully removed".to_owned(),
-        )
-    } else {
-        let text = format!("Some resources are remaining: {}", told.join(", "));
-        ("True", "SomeResourcesRemain", text)
+/// What stays in a namespace.
+#[derive(Debug, Default)]
+struct Left {
+    /// How many objects, by resource.
+    objects: Vec<(&'static Resource, usize)>,
+    /// How many of them, by finalizer.
+    held: BTreeMap<String, usize>,
+}
+
+/// What upstream's conditions say of a namespace that is ending. Pure.
+fn conditions(left: &Left, now: &str) -> Value {
+    let objects = left.objects.iter().map(|(resource, count)| {
+        let Resource { plural, group, .. } = resource;
+        format!("{plural}.{group} has {count} resource instances")
+    });
+    let held = left.held.iter();
+    let held = held.map(|(finalizer, count)| format!("{finalizer} in {count} resource instances"));
+    let whether = |list: Vec<String>, (some, text): (_, &str), (none, fine): (_, &str)| {
+        if list.is_empty() {
+            ("False", none, fine.to_owned())
+        } else {
+            ("True", some, format!("{text}: {}", list.join(", ")))
+        }
     };
-    let fine = |r#type, reason, message: &str| (r#type, "False", reason, message.to_owned());
+    let fine = |reason, message: &str| ("False", reason, message.to_owned());
     let all = [
-        fine(
+        (
             "NamespaceDeletionDiscoveryFailure",
-            "ResourcesDiscovered",
-            "All resources successfully discovered",
+            fine(
+                "ResourcesDiscovered",
+                "All resources successfully discovered",
+            ),
         ),
-        fine(
+        (
             "NamespaceDeletionGroupVersionParsingFailure",
-            "ParsedGroupVersions",
-            "All legacy kube types successfully parsed",
+            fine(
+                "ParsedGroupVersions",
+                "All legacy kube types successfully parsed",
+            ),
         ),
-        fine(
+        (
             "NamespaceDeletionContentFailure",
-            "ContentDeleted",
-            "All content successfully deleted, may be waiting on finalization",
+            fine(
+                "ContentDeleted",
+                "All content successfully deleted, may be waiting on finalization",
+            ),
         ),
         (
             "NamespaceContentRemaining",
-            remaining.0,
-            remaining.1,
-            remaining.2,
+            whether(
+                objects.collect(),
+                ("SomeResourcesRemain", "Some resources are remaining"),
+                ("ContentRemoved", "All content successfully removed"),
+            ),
+        ),
+        (
+            "NamespaceFinalizersRemaining",
+            whether(
+                held.collect(),
+                (
+                    "SomeFinalizersRemain",
+                    "Some content in the namespace has finalizers remaining",
+                ),
+                (
+                    "ContentHasNoFinalizers",
+                    "All content-preserving finalizers finished",
+                ),
+            ),
         ),
     ];
-    let list = all.map(|(r#type, status, reason, message)| {
+    let list = all.map(|(r#type, (status, reason, message))| {
         json!({
             "type": r#type,
             "status": status,
@@ -211,12 +237,53 @@ impl Controller for NamespaceController {
             return Ok(None);
         }
         let left = self.empty(name).await?;
-        if left.is_empty() {
+        if left.objects.is_empty() {
             self.let_go(&entry).await?;
         } else {
             // The deletion of the last of them brings the key back.
             self.tell(&entry, &left).await?;
         }
         Ok(None)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::controller::runtime::object::served;
+
+    #[test]
+    fn what_stays_and_what_holds_it_is_told_as_upstream_tells_it() {
+        let left = Left {
+            objects: vec![(served("", "pods"), 2), (served("apps", "deployments"), 1)],
+            held: [("example.com/hold".to_owned(), 2)].into(),
+        };
+        let told = |left: &Left, r#type: &str| {
+            let all = conditions(left, "now");
+            let one = all.as_array().unwrap().iter().find(|c| c["type"] == r#type);
+            let text = |field: &str| one.unwrap()[field].as_str().unwrap().to_owned();
+            (text("status"), text("reason"), text("message"))
+        };
+        let is = |what: (String, String, String), status, reason, message| {
+            assert_eq!((&*what.0, &*what.1, &*what.2), (status, reason, message));
+        };
+        is(
+            told(&left, "NamespaceContentRemaining"),
+            "True",
+            "SomeResourcesRemain",
+            "Some resources are remaining: pods. has 2 resource instances, deployments.apps has 1 resource instances",
+        );
+        is(
+            told(&left, "NamespaceFinalizersRemaining"),
+            "True",
+            "SomeFinalizersRemain",
+            "Some content in the namespace has finalizers remaining: example.com/hold in 2 resource instances",
+        );
+        is(
+            told(&Left::default(), "NamespaceFinalizersRemaining"),
+            "False",
+            "ContentHasNoFinalizers",
+            "All content-preserving finalizers finished",
+        );
     }
 }

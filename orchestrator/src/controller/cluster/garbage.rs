@@ -157,16 +157,18 @@ impl GarbageCollector {
         if !meta.has_finalizer(FOREGROUND) {
             return Ok(());
         }
-        let mut blocked = false;
+        let (mut blocked, mut refused) = (false, Ok(()));
         for (of, dependent) in &dependents {
             let head: Head = decode(dependent)?;
             let mut references = head.metadata.owner_references.iter();
             blocked |=
                 references.any(|o| o.uid == meta.uid && o.block_owner_deletion == Some(true));
             if !head.metadata.deleting() {
-                self.collect(of, dependent, &head.metadata).await?;
+                let collected = self.collect(of, dependent, &head.metadata).await;
+                refused = refused.and(collected);
             }
         }
+        refused?;
         // Deletions above may have ended some of them already.
         let gone = self.dependents(&entry.uid).is_empty();
         if gone || !blocked {
@@ -195,7 +197,11 @@ impl GarbageCollector {
             Verdict::Collect if meta.has_finalizer(FOREGROUND) => Propagation::Foreground,
             Verdict::Collect => Propagation::Background,
         };
-        let options = DeleteOptions::propagating(propagation).only(&entry.uid);
+        // Its owners may have changed since: only what was judged goes.
+        let options = DeleteOptions {
+            resource_version: Some(entry.revision.to_string()),
+            ..DeleteOptions::propagating(propagation).only(&entry.uid)
+        };
         let deleted = self
             .client
             .delete_of(resource, entry.namespace(), entry.name(), &options)

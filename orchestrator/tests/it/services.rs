@@ -3,12 +3,17 @@
 use std::time::Duration;
 
 use fairlead::{
-    registry::DeleteOptions,
-    resource::{Resource, cluster::ENDPOINT_SLICE, core::ENDPOINTS, pod::POD, service::SERVICE},
+    controller::network::allocator::Range,
+    registry::{DeleteOptions, Target},
+    resource::{
+        Resource, cluster::ENDPOINT_SLICE, core::ENDPOINTS, pod::POD, service::SERVICE,
+    },
+    server::Server,
+    store::archive,
 };
 use serde_json::{Value, json};
 
-use crate::harness::Cluster;
+use crate::harness::{Cluster, Folder, config};
 
 /// Waits until an object, or its absence, is as it should be.
 async fn settled(cluster: &Cluster, what: &str, done: impl Fn(&Cluster) -> bool) {
@@ -171,4 +176,70 @@ async fn every_port_of_a_service_gets_a_node_port_of_its_own() {
     given.dedup();
     assert_eq!(given.len(), 3, "{spec}");
     cluster.server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn services_live_on_when_the_range_changes() {
+    let cluster = Cluster::start("other-range").await;
+    let key = "default/kubernetes";
+    settled(&cluster, "the server's own", |c| {
+        !object(c, &SERVICE, key).is_null()
+    })
+    .await;
+    let service =
+        json!({"metadata": {"name": "web"}, "spec": {"type": "NodePort", "ports": [{"port": 80}]}});
+    cluster
+        .client()
+        .create_value(&SERVICE, "default", service)
+        .await
+        .unwrap();
+    let before = object(&cluster, &SERVICE, "default/web")["spec"].clone();
+    let (saved, other) = (cluster.folder.path("saved.db"), Folder::new("new-range"));
+    cluster.server.stop().await;
+    archive::backup(&cluster.folder.0, &saved).unwrap();
+    archive::restore(&saved, &other.0).unwrap();
+    let mut config = config(&other.0);
+    config.service_cidr = vec![Range::parse("10.43.0.0/16").unwrap()];
+    let server = Server::start(config, |_| {}).await.unwrap();
+    let cluster = Cluster {
+        folder: other,
+        server,
+    };
+    // What it serves at has changed, and is told although the address stays.
+    let port = u64::from(cluster.server.address.port());
+    settled(&cluster, "the server's own port", |c| {
+        object(c, &ENDPOINTS, key)["subsets"].is_null()
+            && object(c, &SERVICE, key)["spec"]["ports"][0]["targetPort"] == port
+    })
+    .await;
+    assert_eq!(
+        object(&cluster, &SERVICE, key)["spec"]["clusterIP"],
+        "10.96.0.1"
+    );
+    // A Service of the former range can still be changed, and keeps what it has.
+    let target = Target::object(&SERVICE, "default", "web");
+    let change = |current: &Value| {
+        let mut new = current.clone();
+        new["metadata"]["labels"]["touched"] = "yes".into();
+        Ok(new)
+    };
+    cluster.client().change(target, &change).await.unwrap();
+    assert_eq!(object(&cluster, &SERVICE, "default/web")["spec"], before);
+    let moved = |current: &Value| {
+        let mut new = current.clone();
+        new["spec"]["clusterIP"] = "10.96.9.9".into();
+        new["spec"]["clusterIPs"] = json!(["10.96.9.9"]);
+        Ok(new)
+    };
+    assert!(cluster.client().change(target, &moved).await.is_err());
+    let options = DeleteOptions::default();
+    let client = cluster.client();
+    client
+        .delete_of(&SERVICE, "default", "kubernetes", &options)
+        .await
+        .unwrap();
+    settled(&cluster, "the new address", |c| {
+        object(c, &SERVICE, key)["spec"]["clusterIP"] == "10.43.0.1"
+    })
+    .await;
 }

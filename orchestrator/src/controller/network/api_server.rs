@@ -53,6 +53,17 @@ impl ApiServerController {
                 "pods cannot reach this server; hint: --advertise an address of this machine"
             );
         }
+        let present = context.client.cache_of(services()).get(KEY);
+        if let Some(service) = present.map(|entry| entry.value())
+            && let Some(address) = misplaced(&reachable, &service)
+        {
+            tracing::warn!(
+                address,
+                "the Service default/kubernetes has an address of a former --service-cidr, for which \
+                 this server's certificate does not count; hint: kubectl delete service kubernetes, \
+                 then restart the pods that use it"
+            );
+        }
         Self {
             client: context.client.clone(),
             reachable,
@@ -106,18 +117,30 @@ fn merge(into: &mut Value, from: &Value) {
     }
 }
 
-/// The Service's desired state. Pure.
-fn service(reachable: &Reachable) -> Value {
-    let ip: Option<IpAddr> = reachable.ranges.first().map(Range::first);
-    let ip = ip.map(|ip| ip.to_string());
+/// The Service's desired state. The address that it has stays, as no Service
+/// can change it. Pure.
+fn service(reachable: &Reachable, present: Option<&Value>) -> Value {
     let port = json!({"name": "https", "port": PORT, "protocol": "TCP", "targetPort": reachable.address.port()});
-    json!({"spec": {
-        "clusterIP": ip,
-        "clusterIPs": [ip],
+    let mut service = json!({"spec": {
         "ports": [port],
         "sessionAffinity": "None",
         "type": "ClusterIP",
-    }})
+    }});
+    if present.is_none() {
+        let ip: Option<IpAddr> = reachable.ranges.first().map(Range::first);
+        let ip = ip.map(|ip| ip.to_string());
+        service["spec"]["clusterIP"] = json!(ip);
+        service["spec"]["clusterIPs"] = json!([ip]);
+    }
+    service
+}
+
+/// The address that the Service has, if it is not the one that it should have:
+/// the range has changed since it was made. Pure.
+fn misplaced<'s>(reachable: &Reachable, present: &'s Value) -> Option<&'s str> {
+    let wanted = reachable.ranges.first()?.first();
+    let address = present["spec"]["clusterIP"].as_str()?;
+    (address.parse() != Ok(wanted)).then_some(address)
 }
 
 /// The Endpoints' subsets. Addresses that nobody else can reach are left out. Pure.
@@ -166,8 +189,9 @@ impl Controller for ApiServerController {
 
     async fn reconcile(&self, _key: &str) -> Result<Again, Status> {
         let labels = json!({"component": "apiserver", "provider": "kubernetes"});
-        self.ensure(services(), &labels, &service(&self.reachable))
-            .await?;
+        let present = self.client.cache_of(services()).get(KEY);
+        let wanted = service(&self.reachable, present.map(|entry| entry.value()).as_ref());
+        self.ensure(services(), &labels, &wanted).await?;
         let labels = json!({"endpointslice.kubernetes.io/skip-mirror": "true"});
         self.ensure(&ENDPOINTS, &labels, &endpoints(self.reachable.address))
             .await?;
@@ -188,9 +212,18 @@ mod tests {
             address: "192.0.2.7:6443".parse().unwrap(),
             ranges: vec![Range::parse("10.96.0.0/16").unwrap()],
         };
-        let service = service(&reachable);
-        assert_eq!(service["spec"]["clusterIP"], "10.96.0.1");
-        assert_eq!(service["spec"]["ports"][0]["targetPort"], 6443);
+        let first = service(&reachable, None);
+        assert_eq!(first["spec"]["clusterIP"], "10.96.0.1");
+        assert_eq!(first["spec"]["ports"][0]["targetPort"], 6443);
+        assert_eq!(misplaced(&reachable, &first), None);
+        // One of a former range keeps its address, and that is told.
+        let former = json!({"spec": {"clusterIP": "10.43.0.1"}});
+        assert!(
+            service(&reachable, Some(&former))["spec"]
+                .get("clusterIP")
+                .is_none()
+        );
+        assert_eq!(misplaced(&reachable, &former), Some("10.43.0.1"));
         let slice = slice(reachable.address);
         assert_eq!(slice["endpoints"][0]["addresses"], json!(["192.0.2.7"]));
     }

@@ -6,7 +6,7 @@ use fairlead::{
     controller::network::allocator::Range,
     registry::{DeleteOptions, Target},
     resource::{
-        Resource, cluster::ENDPOINT_SLICE, core::ENDPOINTS, pod::POD, service::SERVICE,
+        Resource, cluster::ENDPOINT_SLICE, core::ENDPOINTS, node::NODE, pod::POD, service::SERVICE,
     },
     server::Server,
     store::archive,
@@ -242,4 +242,45 @@ async fn services_live_on_when_the_range_changes() {
         object(c, &SERVICE, key)["spec"]["clusterIP"] == "10.43.0.1"
     })
     .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn endpoints_follow_their_node_into_another_zone() {
+    let cluster = Cluster::start("zones").await;
+    let client = cluster.client();
+    let label = |zone: &str| json!({"topology.kubernetes.io/zone": zone});
+    let node = json!({"metadata": {"name": "n", "labels": label("a")}});
+    client.create_value(&NODE, "", node).await.unwrap();
+    let service = json!({"metadata": {"name": "web"}, "spec": {"selector": {"app": "web"}, "ports": [{"port": 80}]}});
+    client
+        .create_value(&SERVICE, "default", service)
+        .await
+        .unwrap();
+    let pod = json!({"metadata": {"name": "p", "labels": {"app": "web"}}, "spec": {
+        "nodeName": "n", "containers": [{"name": "c", "image": "i"}],
+    }});
+    client.create_value(&POD, "default", pod).await.unwrap();
+    let status = |pod: &mut Value| {
+        pod["status"] =
+            json!({"phase": "Running", "podIP": "192.0.2.5", "podIPs": [{"ip": "192.0.2.5"}]});
+    };
+    let edited = client.edit_status::<k8s_openapi::api::core::v1::Pod>("default", "p", status);
+    edited.await.unwrap();
+    let in_zone = |zone: &'static str| {
+        move |c: &Cluster| {
+            let slices = slices(c, "web");
+            slices.len() == 1 && slices[0]["endpoints"][0]["zone"] == zone
+        }
+    };
+    settled(&cluster, "the first zone", in_zone("a")).await;
+    let change = |current: &Value| {
+        let mut new = current.clone();
+        new["metadata"]["labels"] = label("b");
+        Ok(new)
+    };
+    client
+        .change(Target::object(&NODE, "", "n"), &change)
+        .await
+        .unwrap();
+    settled(&cluster, "the other zone", in_zone("b")).await;
 }

@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{
     controller::runtime::{
-        Again, Context, Controller, Source,
+        Again, Context, Controller, Key, Source,
         object::{self, Meta, controlled_by, is_ending, served},
     },
     registry::client::Client,
@@ -118,11 +118,19 @@ impl Controller for EndpointSliceController {
     }
 
     fn sources(&self) -> Vec<Source> {
-        let client = self.client.clone();
+        let (pods, nodes) = (self.client.clone(), self.client.clone());
         vec![
             Source::own(services()),
             Source::new(served("", "pods"), move |change| {
-                backend::selecting(&client, change)
+                backend::selecting(&pods, change)
+            }),
+            // Endpoints are in the zones of their nodes.
+            Source::new(served("", "nodes"), move |change| {
+                let zone = change.entry.label(ZONE);
+                let moved = change.previous.is_some_and(|old| old.label(ZONE) != zone);
+                let all = moved.then(|| object::list(&nodes, services(), "").unwrap_or_default());
+                let all = all.into_iter().flatten();
+                all.map(|service| Key::clone(&service.key)).collect()
             }),
             Source::new(slices::resource(), Slices::keys(MANAGER)),
         ]

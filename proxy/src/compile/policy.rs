@@ -280,6 +280,7 @@ impl PolicyCompiler {
                     atoms,
                     ports: Vec::new(),
                 };
+                let signature = self.told_apart(signature, |found| found.cidrs.get(&cidr));
                 let class = self.classes.number(signature);
                 used.insert(class);
                 tables.cidrs.set(cidr, Some(class));
@@ -311,8 +312,22 @@ impl PolicyCompiler {
         };
         let pod = self.pod_of(inputs, owner);
         let signature = self.signature(inputs.state, ip, pod.as_deref());
+        let class_of = |found: &Tables| found.addresses.get(&ip).map(|address| address.class);
+        let signature = self.told_apart(signature, class_of);
         let class = self.classes.number(signature);
         Address { class, slot, kind }
+    }
+
+    /// In the update that adopts what was found, see [`Found::told_apart`].
+    fn told_apart(
+        &self,
+        signature: Signature,
+        class: impl FnOnce(&Tables) -> Option<u32>,
+    ) -> Signature {
+        match &self.found {
+            Some(found) => found.told_apart(signature, class(&found.tables)),
+            None => signature,
+        }
     }
 
     /// The pod that selectors look at.

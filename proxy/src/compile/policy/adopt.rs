@@ -2,12 +2,13 @@
 //! same, so that nothing needs writing; what does not is moved over as in any
 //! other update.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use proxy_ebpf::abi::{PeerKey, SET_FIRST};
 
 use super::super::owner::Owner;
 use super::super::tables::{RangeKey, Tables, port_key};
+use super::atom::AtomId;
 use super::class::Signature;
 use super::set::Compiled;
 use super::{Inputs, PolicyCompiler};
@@ -18,8 +19,26 @@ pub(super) struct Found {
     pub(super) tables: Tables,
     /// The found classes that addresses of a signature had.
     classes: HashMap<Signature, BTreeSet<u32>>,
+    /// Signatures whose addresses were of several classes. They stay apart for
+    /// one update ([`Found::told_apart`]), so that the found sets, which may
+    /// treat those classes differently, judge rightly until they go.
+    merging: HashSet<Signature>,
     /// Classes that did not get their numbers from there.
     pub(super) fresh: BTreeSet<u32>,
+}
+
+impl Found {
+    /// The signature of an address of the found `class`, which is told from
+    /// those of other found classes that now mean the same. The mark is no atom
+    /// that any rule asks for.
+    pub(super) fn told_apart(&self, mut signature: Signature, class: Option<u32>) -> Signature {
+        if let Some(class) = class
+            && self.merging.contains(&signature)
+        {
+            signature.atoms.push(AtomId::MAX - class);
+        }
+        signature
+    }
 }
 
 impl PolicyCompiler {
@@ -51,8 +70,7 @@ impl PolicyCompiler {
         }
         self.found = Some(Found {
             tables: tables.clone(),
-            classes: HashMap::new(),
-            fresh: BTreeSet::new(),
+            ..Found::default()
         });
     }
 
@@ -81,8 +99,15 @@ impl PolicyCompiler {
                 members.push((signature, class));
             }
         }
+        let mut of: HashMap<&Signature, BTreeSet<u32>> = HashMap::new();
+        for (signature, class) in &members {
+            of.entry(signature).or_default().insert(*class);
+        }
+        let merging = of.into_iter().filter(|(_, classes)| classes.len() > 1);
+        found.merging = merging.map(|(signature, _)| signature.clone()).collect();
         let mut signatures: BTreeMap<u32, BTreeSet<Signature>> = BTreeMap::new();
         for (signature, class) in members {
+            let signature = found.told_apart(signature, Some(class));
             found
                 .classes
                 .entry(signature.clone())

@@ -10,7 +10,9 @@ use super::naive::{self, End};
 use super::world::{self, NODE, PORTS, Random, v4, v6};
 use crate::compile::{Compiler, Direction, Input, Owner, Tables, Write};
 use crate::explain::{self, Judged};
-use crate::model::Object;
+use crate::model::label::{Operator, Requirement};
+use crate::model::policy::{Peer, Rule};
+use crate::model::{Change, NetworkPolicy, Object, ObjectName, Phase, Selector};
 
 const PROTOCOLS: [u8; 5] = [
     proto::TCP,
@@ -294,7 +296,7 @@ fn an_incremental_update_is_what_a_rebuild_makes() {
             }
             let index = world::LOCAL_PODS + random.below(world::PODS - world::LOCAL_PODS);
             let pod = world::pod(&mut random, index);
-            let change = crate::model::Change::Upsert(Object::Pod(pod.into()));
+            let change = Change::Upsert(Object::Pod(pod.into()));
             step(&mut compiler, vec![Input::Object(change)]);
             let mut rebuilt = compiler.clone();
             rebuilt.stale = true;
@@ -326,8 +328,8 @@ fn a_pod_elsewhere_is_one_hash_write() {
         pod.name.name = name.to_owned();
         pod.ips = vec![ip];
         pod.host_network = false;
-        pod.phase = crate::model::Phase::Running;
-        Input::Object(crate::model::Change::Upsert(Object::Pod(pod.into())))
+        pod.phase = Phase::Running;
+        Input::Object(Change::Upsert(Object::Pod(pod.into())))
     };
     step(&mut compiler, vec![pod("first", v4(100))]);
     let writes = step(&mut compiler, vec![pod("second", v4(101))]);
@@ -343,13 +345,10 @@ fn the_successor_elsewhere_of_an_attached_pod_has_its_own_address() {
     let mut random = Random(1);
     let mut compiler = Compiler::new(NODE);
     let mut pod = world::pod(&mut random, 0);
-    pod.phase = crate::model::Phase::Running;
+    pod.phase = Phase::Running;
     pod.ips = vec![v4(100), v4(0)];
     let pod = Object::Pod(pod.into());
-    let inputs = [
-        world::attach(0, false),
-        Input::Object(crate::model::Change::Upsert(pod)),
-    ];
+    let inputs = [world::attach(0, false), Input::Object(Change::Upsert(pod))];
     compiler.update(inputs);
     let kind_of = |ip| compiler.tables().addresses.get(&ip).map(|a| a.kind);
     assert_eq!(kind_of(v4(0)), Some(kind::LOCAL_POD));
@@ -422,4 +421,75 @@ fn a_change_during_a_restart_judges_as_the_old_or_the_new_state() {
         }
         check_verdicts(&new, &mut random);
     });
+}
+
+/// A pod by its labels, and a policy for the first by the label of its peers.
+fn labelled(index: u64, value: &str) -> Input {
+    let mut pod = world::pod(&mut Random(index), index);
+    pod.labels = [("app".to_owned(), value.to_owned())].into();
+    (pod.ips, pod.ports) = (vec![v4(index)], Vec::new());
+    (pod.phase, pod.terminating, pod.host_network) = (Phase::Running, false, false);
+    Input::Object(Change::Upsert(Object::Pod(pod.into())))
+}
+
+fn for_peers_like(values: &[&str]) -> Input {
+    let requirement = Requirement {
+        key: "app".to_owned(),
+        operator: Operator::In(values.iter().map(|v| (*v).to_owned()).collect()),
+    };
+    let policy = NetworkPolicy {
+        name: ObjectName::new("a", "p"),
+        ingress: Some(vec![Rule {
+            peers: vec![Peer::Pods {
+                namespaces: Some(Selector::default()),
+                pods: Selector::new(vec![requirement]),
+            }],
+            ports: Vec::new(),
+        }]),
+        ..NetworkPolicy::default()
+    };
+    Input::Object(Change::Upsert(Object::NetworkPolicy(policy.into())))
+}
+
+#[test]
+fn a_peer_that_comes_during_a_restart_closes_no_other() {
+    let mut compiler = Compiler::new(NODE);
+    let pods = [labelled(0, "own"), labelled(6, "x"), labelled(7, "y")];
+    let inputs = pods
+        .into_iter()
+        .chain([world::attach(0, false), for_peers_like(&["x"])]);
+    step(&mut compiler, inputs.collect());
+    let mut mirror = compiler.tables().clone();
+    // Of two classes, one of which may pass, it makes one that may.
+    let (mut new, writes) = restarted(&compiler, vec![for_peers_like(&["x", "y"])]);
+    let passes = |tables: &Tables, peer| {
+        let (slot, direction) = (1, Direction::Ingress);
+        let (protocol, port) = (proto::TCP, 80);
+        judge(
+            tables,
+            Probe {
+                slot,
+                direction,
+                peer: v4(peer),
+                protocol,
+                port,
+            },
+        )
+    };
+    assert_eq!(passes(&mirror, 6), Some(true));
+    for write in writes {
+        mirror.apply(write);
+        assert_eq!(passes(&mirror, 6), Some(true), "{write:?}");
+    }
+    assert_eq!(passes(&mirror, 7), Some(true));
+    // Then they are one.
+    new.stale = true;
+    for write in step(&mut new, vec![]) {
+        mirror.apply(write);
+        assert_eq!(
+            (passes(&mirror, 6), passes(&mirror, 7)),
+            (Some(true), Some(true))
+        );
+    }
+    assert_eq!(new.tables().class_of(v4(6)), new.tables().class_of(v4(7)));
 }

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 
-use super::{Key, NetworkPolicy};
+use super::{Key, Namespace, NetworkPolicy};
 
 /// One fault of one field.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -34,6 +34,9 @@ pub enum Instead {
     /// A policy that isolates the same pods (or, where that is unclear, all
     /// pods of the namespace) and allows nothing.
     Closed(Arc<NetworkPolicy>),
+    /// The namespace with the labels that can be read: selectors go by what is
+    /// absent too, and must not open what the labels keep closed.
+    Labelled(Arc<Namespace>),
     /// Another document of the same kind and name, which came later.
     Later,
 }

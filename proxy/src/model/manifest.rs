@@ -13,7 +13,7 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use super::fault::Check;
-use super::label::{Selector, is_dns_label, is_dns_subdomain};
+use super::label::{Labels, Selector, check_labels, is_dns_label, is_dns_subdomain};
 use super::{
     Change, EndpointSlice, FieldError, Instead, Key, Kind, Namespace, NetworkPolicy, Node, Object,
     ObjectName, Pod, Rejected, Service, policy,
@@ -405,10 +405,15 @@ fn raw_name(kind: Kind, document: &Document) -> ObjectName {
 }
 
 fn reject(kind: Kind, name: ObjectName, document: &Document, errors: Vec<FieldError>) -> Rejected {
-    let instead = if kind == Kind::NetworkPolicy {
-        Instead::Closed(Arc::new(close(name.clone(), &document.value, &errors)))
-    } else {
-        Instead::Nothing
+    let instead = match kind {
+        Kind::NetworkPolicy => {
+            Instead::Closed(Arc::new(close(name.clone(), &document.value, &errors)))
+        }
+        Kind::Namespace => match readable_labels(&document.value) {
+            labels if labels.is_empty() => Instead::Nothing,
+            labels => Instead::Labelled(Namespace::with_labels(&name.name, labels).into()),
+        },
+        Kind::Node | Kind::Pod | Kind::Service | Kind::EndpointSlice => Instead::Nothing,
     };
     Rejected {
         key: Key { kind, name },
@@ -416,6 +421,19 @@ fn reject(kind: Kind, name: ObjectName, document: &Document, errors: Vec<FieldEr
         errors,
         instead,
     }
+}
+
+/// The labels of an object that is not understood, but for those that are none.
+fn readable_labels(document: &Value) -> Labels {
+    let labels = document.pointer("/metadata/labels");
+    let labels = labels.and_then(Value::as_object).into_iter().flatten();
+    let readable = labels.filter_map(|(key, value)| {
+        let label = Labels::from([(key.clone(), value.as_str()?.to_owned())]);
+        let mut check = Check::default();
+        check_labels(&mut check, "metadata.labels", &label);
+        check.errors.is_empty().then_some(label)
+    });
+    readable.flatten().collect()
 }
 
 /// What a policy that is not understood does: it isolates the pods that its

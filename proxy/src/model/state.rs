@@ -42,6 +42,9 @@ impl State {
                     Instead::Closed(policy) => {
                         self.insert(Object::NetworkPolicy(Arc::clone(policy)));
                     }
+                    Instead::Labelled(namespace) => {
+                        self.insert(Object::Namespace(Arc::clone(namespace)));
+                    }
                 }
                 self.rejected.insert(rejected.key.clone(), rejected);
             }

@@ -205,6 +205,23 @@ fn lists_are_flattened_and_other_kinds_counted() {
 }
 
 #[test]
+fn a_rejected_namespace_keeps_the_labels_that_can_be_read() {
+    let bad = json!({"apiVersion": "v1", "kind": "Namespace", "typo": 1,
+        "metadata": {"name": "a", "labels": {"restricted": "yes", "bad": "no good", "n": 1}}});
+    let mut state = State::default();
+    for change in Batch::read([document(bad)], Unknown::Reject).since(&Batch::default()) {
+        state.apply(change);
+    }
+    let labels: Vec<_> = state.namespaces["a"]
+        .labels
+        .keys()
+        .map(String::as_str)
+        .collect();
+    assert_eq!(labels, ["kubernetes.io/metadata.name", "restricted"]);
+    assert_eq!(state.rejected.len(), 1);
+}
+
+#[test]
 fn items_of_a_list_of_a_kind_need_not_name_it() {
     let list = json!({"apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicyList", "items": [
         {"metadata": {"name": "p", "namespace": "shop"}, "spec": {"podSelector": {}}}]});

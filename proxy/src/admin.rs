@@ -14,6 +14,8 @@ use serde_json::{Value, json};
 use crate::datapath::Datapath;
 use crate::metrics::Metrics;
 
+pub mod limit;
+
 /// Changes that wait longer than this mean that the daemon is stuck.
 const STUCK: Duration = Duration::from_mins(1);
 

@@ -16,7 +16,7 @@ use tokio::sync::{broadcast, mpsc, oneshot};
 use tokio::time::{Instant, sleep_until};
 use tracing::{debug, error, info, warn};
 
-use crate::admin::{Admin, Health, router};
+use crate::admin::{Admin, Health, limit::Limited, router};
 use crate::control::{self, Command, Request, Response};
 use crate::datapath::event::Events;
 use crate::datapath::{Datapath, Place, load::LoadError};
@@ -209,7 +209,7 @@ async fn serve_http(
         .map_err(|source| RunError::Listen { address, source })?;
     info!(%address, "serving health and metrics");
     tasks.spawn(async move {
-        if let Err(error) = axum::serve(listener, router(admin)).await {
+        if let Err(error) = axum::serve(Limited::new(listener), router(admin)).await {
             error!(%error, "the HTTP server ended");
         }
     });

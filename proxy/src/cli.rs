@@ -189,9 +189,12 @@ pub(crate) struct RunArgs {
     #[arg(long, value_name = "FILE", conflicts_with = "in_cluster")]
     pub(crate) kubeconfig: Option<PathBuf>,
     /// The API server of the cluster that this runs in, by its service account.
+    /// `KUBERNETES_SERVICE_HOST` and `_PORT` say where: without kube-proxy set them to
+    /// the server's own address, for nothing else serves its ClusterIP yet.
     #[arg(long)]
     pub(crate) in_cluster: bool,
-    /// This node's name, as pods' spec.nodeName has it [default: the host name].
+    /// This node's name, as pods' spec.nodeName has it [default: the host name in
+    /// small letters].
     #[arg(long, value_name = "NAME", env = "NODE_NAME")]
     pub(crate) node_name: Option<String>,
     #[command(flatten)]

@@ -46,10 +46,7 @@ fn config(args: RunArgs, socket: PathBuf) -> Config {
     if args.in_cluster {
         sources.push(SourceKind::Api(Access::InCluster));
     }
-    let host_name = || {
-        let name = rustix::system::uname();
-        name.nodename().to_string_lossy().into_owned()
-    };
+    let host_name = || node_name(&rustix::system::uname().nodename().to_string_lossy());
     Config {
         node: args.node_name.unwrap_or_else(host_name),
         place: Place {
@@ -62,5 +59,20 @@ fn config(args: RunArgs, socket: PathBuf) -> Config {
         listen: args.listen.0,
         sources,
         audit: args.audit,
+    }
+}
+
+/// What a kubelet calls its node where nobody gives it another name.
+fn node_name(host_name: &str) -> String {
+    host_name.trim().to_lowercase()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_default_name_is_the_kubelets() {
+        assert_eq!(node_name("Node-1.Example"), "node-1.example");
     }
 }

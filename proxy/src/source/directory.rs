@@ -92,7 +92,11 @@ async fn report_missing(directory: &Path, error: &io::Error, sender: &Sender) ->
     let fault = Fault {
         origin: directory.display().to_string(),
         reason: format!("cannot be watched: {error}"),
-        hint: "make the directory; it is looked for every second".to_owned(),
+        hint: if error.kind() == io::ErrorKind::NotADirectory {
+            "give the directory that the file is in".to_owned()
+        } else {
+            "make the directory; it is looked for every second".to_owned()
+        },
     };
     sender.send(Event::Faults(vec![fault])).await
 }

@@ -11,8 +11,8 @@ use super::world::{self, NODE, PORTS, Random, v4, v6};
 use crate::compile::{Compiler, Direction, Input, Owner, Tables, Write};
 use crate::explain::{self, Judged};
 use crate::model::label::{Operator, Requirement};
-use crate::model::policy::{Peer, Rule};
-use crate::model::{Change, NetworkPolicy, Object, ObjectName, Phase, Selector};
+use crate::model::policy::{Peer, Port, PortNumber, Rule};
+use crate::model::{Change, NetworkPolicy, Object, ObjectName, Phase, Protocol, Selector};
 
 const PROTOCOLS: [u8; 5] = [
     proto::TCP,
@@ -432,7 +432,7 @@ fn labelled(index: u64, value: &str) -> Input {
     Input::Object(Change::Upsert(Object::Pod(pod.into())))
 }
 
-fn for_peers_like(values: &[&str]) -> Input {
+fn for_peers_like(values: &[&str], ports: Vec<Port>) -> Input {
     let requirement = Requirement {
         key: "app".to_owned(),
         operator: Operator::In(values.iter().map(|v| (*v).to_owned()).collect()),
@@ -444,7 +444,7 @@ fn for_peers_like(values: &[&str]) -> Input {
                 namespaces: Some(Selector::default()),
                 pods: Selector::new(vec![requirement]),
             }],
-            ports: Vec::new(),
+            ports,
         }]),
         ..NetworkPolicy::default()
     };
@@ -457,11 +457,16 @@ fn a_peer_that_comes_during_a_restart_closes_no_other() {
     let pods = [labelled(0, "own"), labelled(6, "x"), labelled(7, "y")];
     let inputs = pods
         .into_iter()
-        .chain([world::attach(0, false), for_peers_like(&["x"])]);
+        .chain([world::attach(0, false), for_peers_like(&["x"], Vec::new())]);
     step(&mut compiler, inputs.collect());
     let mut mirror = compiler.tables().clone();
     // Of two classes, one of which may pass, it makes one that may.
-    let (mut new, writes) = restarted(&compiler, vec![for_peers_like(&["x", "y"])]);
+    let port = Port {
+        protocol: Protocol::Tcp,
+        number: PortNumber::Range(80, 80),
+    };
+    let change = for_peers_like(&["x", "y"], vec![port]);
+    let (mut new, writes) = restarted(&compiler, vec![change]);
     let passes = |tables: &Tables, peer| {
         let (slot, direction) = (1, Direction::Ingress);
         let (protocol, port) = (proto::TCP, 80);

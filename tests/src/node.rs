@@ -95,12 +95,19 @@ impl Node {
 
     /// As [`Node::start_daemon`], with more arguments.
     pub fn start_daemon_with(&mut self, arguments: &[&str]) {
-        let mut command = self.namespace.command(program("fairlead-proxy"));
+        let source = self.source().display().to_string();
+        let arguments = [arguments, &["--source", &source]].concat();
+        self.start_daemon_from(&[], &arguments);
+    }
+
+    /// Starts the daemon with `arguments`, which name its sources, and waits until
+    /// it is ready; `around`: a program that runs it, with its arguments.
+    pub fn start_daemon_from(&mut self, around: &[&str], arguments: &[&str]) {
+        let program = program("fairlead-proxy").display().to_string();
+        let words = [around, &[program.as_str(), "run"], arguments].concat();
+        let mut command = self.namespace.command(words[0]);
         command
-            .arg("run")
-            .args(arguments)
-            .arg("--source")
-            .arg(self.source())
+            .args(&words[1..])
             .args(["--node-name", &self.name])
             .arg("--state-dir")
             .arg(self.state_dir())
@@ -212,14 +219,20 @@ impl Node {
 
     /// Makes a pod through the plugin; `ips`: the addresses it is to have, none: any.
     pub fn pod(&self, namespace: &str, name: &str, ips: &[IpAddr]) -> Pod {
+        self.pod_of(namespace, name, "", ips)
+    }
+
+    /// As [`Node::pod`], for the object with this UID; none: one of its own.
+    pub fn pod_of(&self, namespace: &str, name: &str, uid: &str, ips: &[IpAddr]) -> Pod {
         let pod = Namespace::new("pod");
         let container = format!("{}-{}", pod.name(), name);
         let mut conf = self.network();
         if !ips.is_empty() {
             conf["runtimeConfig"] = json!({"ips": ips});
         }
+        let uid = if uid.is_empty() { &container } else { uid };
         let args = format!(
-            "IgnoreUnknown=1;K8S_POD_NAMESPACE={namespace};K8S_POD_NAME={name};K8S_POD_UID={container}"
+            "IgnoreUnknown=1;K8S_POD_NAMESPACE={namespace};K8S_POD_NAME={name};K8S_POD_UID={uid}"
         );
         let output = self.cni("ADD", &pod, &container, &args, &conf);
         let text = String::from_utf8_lossy(&output.stdout);

@@ -253,11 +253,10 @@ impl Pins {
     /// Attaches both programs to the host side of an own pair, for as long as
     /// that exists.
     pub(crate) fn filter(&self, socket: &Socket, ifindex: u32) -> Result<()> {
-        let [out, into] = [self.program(pin::POD_OUT)?, self.program(pin::POD_IN)?];
-        let programs = [
-            (pin::POD_OUT, Hook::Ingress, &out),
-            (pin::POD_IN, Hook::Egress, &into),
-        ];
+        let mut programs = Vec::new();
+        for (name, hook) in HOOKS {
+            programs.push((name, hook, self.program(name)?));
+        }
         link::filter(socket, ifindex, &programs)
             .map_err(|source| DataPathError::Filter { ifindex, source })
     }

@@ -45,7 +45,7 @@ fn tcmsg(ifindex: u32, handle: u32, parent: u32, info: u32) -> [u8; TCMSG_BYTES]
 pub(crate) fn filter(
     socket: &Socket,
     ifindex: u32,
-    programs: &[(&str, Hook, &OwnedFd)],
+    programs: &[(&str, Hook, OwnedFd)],
 ) -> Result<()> {
     let mut batch = Batch::default();
     // Not exclusive: one that is there already serves as well.

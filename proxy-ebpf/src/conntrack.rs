@@ -29,6 +29,23 @@ pub mod tcp {
     }
 }
 
+/// ICMP and `ICMPv6` messages.
+pub mod icmp {
+    use crate::addr::proto;
+
+    const ECHO_REPLY: u8 = 0;
+    const ECHO_REPLY_V6: u8 = 129;
+
+    /// An echo reply: `kind` is the message's type. It opens no flow.
+    #[inline(always)]
+    pub const fn answers(protocol: u8, kind: u8) -> bool {
+        matches!(
+            (protocol, kind),
+            (proto::ICMP, ECHO_REPLY) | (proto::ICMPV6, ECHO_REPLY_V6)
+        )
+    }
+}
+
 /// The state after a packet. `from_opener`: sent by the end that opened the
 /// flow. `tcp_flags` is 0 for other protocols.
 #[inline(always)]
@@ -121,6 +138,22 @@ mod tests {
             );
         }
         assert!(lifetime(proto::TCP, 0, false, true) < lifetime(proto::TCP, 0, false, false));
+    }
+
+    #[test]
+    fn only_an_echo_reply_answers() {
+        assert!(icmp::answers(proto::ICMP, 0));
+        assert!(icmp::answers(proto::ICMPV6, 129));
+        for (protocol, kind) in [
+            (proto::ICMP, 8),
+            (proto::ICMP, 129),
+            (proto::ICMPV6, 128),
+            (proto::ICMPV6, 0),
+            (proto::TCP, 0),
+            (proto::UDP, 0),
+        ] {
+            assert!(!icmp::answers(protocol, kind), "{protocol} {kind}");
+        }
     }
 
     #[test]

@@ -4,7 +4,7 @@ use proxy_ebpf::abi::{
     Address, Endpoint, Flow, RESERVED_CLASS, SET_NONE, VipFlow, flow as flags, kind,
 };
 use proxy_ebpf::addr::{Addr, BePort, FlowKey, Side, Tuple, proto};
-use proxy_ebpf::conntrack::{self, tcp};
+use proxy_ebpf::conntrack::{self, icmp, tcp};
 use proxy_ebpf::event::Counter;
 use proxy_ebpf::policy::verdict;
 
@@ -209,6 +209,12 @@ pub(crate) fn opens<A>(headers: &Headers<A>) -> bool {
     headers.tuple.proto == proto::TCP && tcp::opens(headers.kind)
 }
 
+/// Answers an echo request; it belongs to that one's flow, or to none.
+#[inline(always)]
+fn answers<A>(headers: &Headers<A>) -> bool {
+    icmp::answers(headers.tuple.proto, headers.kind)
+}
+
 #[inline(always)]
 fn tcp_flags<A>(headers: &Headers<A>) -> u8 {
     if headers.tuple.proto == proto::TCP {
@@ -280,7 +286,8 @@ fn untranslated<A: Family>(tuple: &Tuple<A>, flow: &Flow<A>, out: &mut Tuple<A>)
 ///
 /// Without a flow, a TCP packet other than SYN is the middle of a connection
 /// older than the flow table's memory: it passes if either end may have opened
-/// it. `is_new` is not 0 if [`recent::sight`](crate::recent::sight) has found that there is none.
+/// it. An echo reply that nobody asked for is judged by itself and opens none.
+/// `is_new` is not 0 if [`recent::sight`](crate::recent::sight) has found that there is none.
 #[inline(never)]
 pub(crate) fn track<A: Family>(trace: &mut Trace<A>, is_new: u32) -> Passage {
     trace.judged.copy_from(&trace.headers.tuple);
@@ -322,7 +329,9 @@ pub(crate) fn track<A: Family>(trace: &mut Trace<A>, is_new: u32) -> Passage {
         state = conntrack::REPLIED;
     }
     let exempt = trace.src.exempt | trace.dst.exempt != 0;
-    if exempt || !(trace.src.is_isolated() || trace.dst.is_isolated()) {
+    let isolated = trace.src.is_isolated() || trace.dst.is_isolated();
+    // A flow that an answer opened would let requests pass the other way.
+    if exempt || !isolated || answers(&trace.headers) {
         return Passage::AsIs;
     }
     let (low_slot, high_slot) = slots(trace, side);

@@ -8,6 +8,8 @@
 //! - A flow is judged again, in the direction it was opened, after any change.
 //! - A flow is surely known only if policies kept anything from an end when it
 //!   was admitted, or an address was translated; otherwise it may or may not be.
+//! - An echo reply belongs to the flow of a request, or is judged by itself and
+//!   remembered by nobody: it lets no request pass the other way.
 //! - An ICMP error about a known flow passes; any other is judged as ICMP, which
 //!   only rules without ports match.
 
@@ -216,7 +218,7 @@ impl Oracle {
                     effect: Effect::default(),
                 }),
                 Ok(route) => {
-                    for (result, effect) in self.admit(&route, ip.tcp_flags()) {
+                    for (result, effect) in self.admit(&route, ip) {
                         all.push(self.outcome(ip, &route, result, effect, fragment));
                     }
                 }
@@ -244,7 +246,7 @@ impl Oracle {
             Err(reason) => return vec![dropped(reason)],
         };
         let route = self.route_back(tuple);
-        self.admit(&route, ip.tcp_flags())
+        self.admit(&route, ip)
             .into_iter()
             .map(|(result, effect)| self.outcome(ip, &route, result, effect, fragment))
             .collect()
@@ -423,8 +425,10 @@ impl Oracle {
     }
 
     /// Policies and flows: every admission or refusal that is right.
-    fn admit(&self, route: &Route, tcp_flags: u8) -> Vec<Admission> {
+    fn admit(&self, route: &Route, ip: &Ip) -> Vec<Admission> {
         let real = route.real;
+        let tcp_flags = ip.tcp_flags();
+        let answers = matches!(ip.body, Body::Echo { reply: true, .. });
         let tcp = real.protocol == protocol::TCP;
         let opens = tcp && tcp_flags & (flag::SYN | flag::ACK) == flag::SYN;
         let closing = tcp && tcp_flags & (flag::FIN | flag::RST) != 0;
@@ -439,8 +443,14 @@ impl Oracle {
         };
         // To a Service only its clients open connections.
         let midstream = tcp && !opens && route.client.is_none();
-        let fresh = || self.admit_new(real, midstream, &flow);
         let known = self.flows.iter().find(|known| known.opener.is(real));
+        let fresh = || {
+            let all = self.admit_new(real, midstream, &flow);
+            if answers {
+                return unremembered(all, known);
+            }
+            all
+        };
         let Some(known) = known.filter(|_| !opens) else {
             return fresh();
         };
@@ -483,20 +493,27 @@ impl Oracle {
             }
         }
         if known.doubtful {
-            // Known or not: which end counts as the opener from now on is open
-            // too, unless this packet comes from the one that did so far.
             all.extend(fresh());
-            let watched = self.is_watched(real);
-            let turned = real != known.opener;
-            for flow in all
-                .iter_mut()
-                .filter_map(|(_, effect)| effect.flow.as_mut())
-            {
-                flow.either |= turned || real.protocol == protocol::TCP;
-                flow.doubtful &= !watched;
+            // An answer makes nobody the opener, nor a flow known that was not.
+            if !answers {
+                self.leave_open(known, real, &mut all);
             }
         }
         all
+    }
+
+    /// `known` is known or not: which end counts as the opener from now on is
+    /// open too, unless this packet comes from the one that did so far.
+    fn leave_open(&self, known: &Flow, real: Tuple, all: &mut [Admission]) {
+        let watched = self.is_watched(real);
+        let turned = real != known.opener;
+        for flow in all
+            .iter_mut()
+            .filter_map(|(_, effect)| effect.flow.as_mut())
+        {
+            flow.either |= turned || real.protocol == protocol::TCP;
+            flow.doubtful &= !watched;
+        }
     }
 
     fn admit_new(
@@ -720,6 +737,17 @@ impl Route {
             _ => self.real,
         }
     }
+}
+
+/// The same, leaving nothing behind but doubt about `known`.
+fn unremembered(mut all: Vec<Admission>, known: Option<&Flow>) -> Vec<Admission> {
+    for (_, effect) in &mut all {
+        *effect = Effect {
+            doubt: known.map(|known| known.opener).into_iter().collect(),
+            ..Effect::default()
+        };
+    }
+    all
 }
 
 fn is_mirror(ip: IpAddr) -> bool {

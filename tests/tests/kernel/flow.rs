@@ -146,6 +146,35 @@ fn udp_answers_pass_and_other_datagrams_do_not() {
     }
 }
 
+/// Pod 1 may be pinged by everybody and pings nobody.
+#[test]
+fn an_echo_reply_that_nobody_asked_for_lets_no_request_back() {
+    require!(Root, Bpf);
+    let mut world = World::new(&[]);
+    let anything = Rule {
+        peers: None,
+        ports: None,
+    };
+    world.restart(cluster(vec![Policy {
+        ingress: Some(vec![anything]),
+        ..only_port_80()
+    }]));
+    for v6 in [false, true] {
+        // Twice: by the policy, and by whatever is remembered.
+        for _ in 0..2 {
+            assert!(send(&mut world, v6, 0, 1, body::echo_reply(7)));
+            assert!(!send(&mut world, v6, 1, 0, body::echo(7)));
+        }
+        // An answer to a request passes, and goes on to.
+        for _ in 0..2 {
+            assert!(send(&mut world, v6, 0, 1, body::echo(8)));
+            assert!(send(&mut world, v6, 1, 0, body::echo_reply(8)));
+            assert!(!send(&mut world, v6, 1, 0, body::echo(8)));
+        }
+        assert!(!send(&mut world, v6, 1, 0, body::echo_reply(9)));
+    }
+}
+
 #[test]
 fn icmp_errors_pass_with_their_flow_only() {
     require!(Root, Bpf);

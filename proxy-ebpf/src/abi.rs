@@ -384,7 +384,7 @@ pub mod setting {
 /// `SOCKET_ORIGINS`: socket storage. The last [`ORIGINS`] Service addresses a
 /// socket was sent elsewhere from; IPv4 is mapped.
 #[repr(C)]
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Origin {
     pub service: V6,
     pub backend_address: V6,
@@ -437,6 +437,9 @@ pub mod pin {
     /// Programs, pinned beside the maps: tc ingress and egress of a pod's host veth.
     pub const POD_OUT: &str = "pod_out";
     pub const POD_IN: &str = "pod_in";
+    /// Not pinned: an iterator that gives of every socket in `SOCKET_ORIGINS`, TCP's
+    /// apart, the cookie (`u64`) and its [`Origins`](super::Origins).
+    pub const SURVEY: &str = "survey";
 }
 
 plain! {

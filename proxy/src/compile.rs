@@ -182,6 +182,11 @@ impl Compiler {
         &self.policy
     }
 
+    /// Whether a UDP Service may have lost a backend since the last call.
+    pub fn take_lost(&mut self) -> bool {
+        self.services.take_lost()
+    }
+
     /// Who has an address, of all that claim it.
     pub fn owner(&self, address: IpAddr) -> Option<&Owner> {
         self.owners.winner(address)

@@ -20,6 +20,7 @@ mod attach;
 mod core;
 mod explain;
 mod flow;
+mod orphan;
 mod pods;
 mod publish;
 mod repair;
@@ -30,6 +31,7 @@ mod tracked;
 mod wait;
 
 use core::Core;
+use orphan::Orphans;
 pub use start::{Config, RunError, SourceKind, run};
 use start::{Queues, Watches};
 use wait::Waiters;
@@ -51,6 +53,7 @@ struct Daemon {
     core: Core,
     netlink: Netlink,
     waiters: Waiters,
+    orphans: Orphans,
     flows: broadcast::Sender<Arc<str>>,
     started: std::time::SystemTime,
     retry: Option<Instant>,
@@ -156,12 +159,14 @@ impl Daemon {
         let failed = self.core.is_synced() && !self.core.is_in_step();
         let doublings = self.core.failures.saturating_sub(1).min(RETRY_DOUBLINGS);
         self.retry = failed.then(|| Instant::now() + RETRY * (1 << doublings));
+        self.look_for_orphans(false);
         self.waiters.answer(&self.core);
     }
 
     async fn audit(&mut self) {
         self.look_at_node().await;
         tokio::task::block_in_place(|| self.core.audit());
+        self.look_for_orphans(true);
         self.repair_hooks(true).await;
         self.repair_paths().await;
         self.waiters.answer(&self.core);

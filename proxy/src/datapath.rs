@@ -17,6 +17,7 @@ pub mod link;
 pub mod load;
 pub mod map;
 pub mod mount;
+pub mod origin;
 pub mod probe;
 pub mod read;
 pub mod rig;
@@ -29,6 +30,7 @@ pub mod write;
 use link::{Ensured, POD_PROGRAMS, SOCKET_PROGRAMS, Target};
 use load::{LoadError, Pins};
 use map::Maps;
+use origin::Inspector;
 use read::{Extent, Found};
 use write::WriteError;
 
@@ -52,6 +54,8 @@ pub struct Datapath {
     pins: Pins,
     pub maps: Maps,
     programs: BTreeMap<&'static str, OwnedFd>,
+    /// `None`: the kernel refuses it, `doctor` tells why.
+    survey: Option<OwnedFd>,
     cgroup: Option<File>,
 }
 
@@ -80,6 +84,7 @@ impl Datapath {
         }
         Ok(Self {
             maps: Maps::open(&loaded)?,
+            survey: loaded.survey.ok(),
             pins,
             programs,
             cgroup,
@@ -142,6 +147,16 @@ impl Datapath {
     /// [`proxy_ebpf::abi::setting`] that the daemon decides.
     pub fn apply(&self, writes: &[Write], flags: u32) -> Result<(), WriteError> {
         write::apply(&self.maps, writes, flags)
+    }
+
+    /// The sockets that may have a backend which their Service has lost.
+    pub fn inspect_sockets(&self) -> io::Result<Inspector<'_>> {
+        let Some(survey) = &self.survey else {
+            return Err(io::Error::other(
+                "this kernel cannot list what sockets have",
+            ));
+        };
+        Inspector::new(&self.maps, survey.as_fd())
     }
 
     /// What the maps say.

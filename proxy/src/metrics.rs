@@ -60,9 +60,13 @@ pub struct Metrics {
     /// By what was put back.
     pub repairs: BTreeMap<&'static str, u64>,
     pub swept: u64,
+    /// UDP sockets whose backend had gone.
+    pub sockets_ended: u64,
     pub endpoints: u64,
     pub endpoints_pending: u64,
     pub source_faults: u64,
+    /// What does not fit into the maps, or is claimed twice.
+    pub problems: u64,
     pub generation: u32,
 }
 
@@ -244,10 +248,22 @@ impl Metrics {
                 float(self.source_faults),
             ),
             (
+                "fairlead_problems",
+                "gauge",
+                "What does not fit into the maps or is claimed twice; `status` names it",
+                float(self.problems),
+            ),
+            (
                 "fairlead_flows_swept_total",
                 "counter",
                 "Ended flows removed",
                 float(self.swept),
+            ),
+            (
+                "fairlead_udp_sockets_ended_total",
+                "counter",
+                "UDP sockets whose connection was ended because their Service had lost the backend",
+                float(self.sockets_ended),
             ),
             (
                 "fairlead_policy_generation",

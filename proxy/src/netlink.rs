@@ -1,4 +1,5 @@
-//! Netlink: this node's own addresses, and routes and neighbours of its pods.
+//! Netlink: this node's own addresses, and routes, neighbours, filters and
+//! sockets of its pods.
 //!
 //! The only place in the daemon that speaks it.
 
@@ -19,6 +20,7 @@ use rtnetlink::{Handle, MulticastGroup, RouteMessageBuilder};
 use thiserror::Error;
 
 mod filter;
+pub mod udp;
 
 pub use filter::{Filter, Side};
 

@@ -1,8 +1,8 @@
 //! The kernel programs of Fairlead: entry points only.
 //!
 //! `pod_out` and `pod_in` run on the host side of each pod's veth pair (tc
-//! ingress and egress), `sock_*` on sockets below a cgroup. All state is in
-//! [`maps`], all arithmetic and flow logic in the library.
+//! ingress and egress), `sock_*` on sockets below a cgroup, `survey` when the
+//! daemon asks. All state is in [`maps`], all arithmetic and flow logic in the library.
 #![no_std]
 #![no_main]
 #![expect(
@@ -32,6 +32,7 @@ mod report;
 mod rewrite;
 mod service;
 mod socket;
+mod survey;
 mod track;
 
 use aya_ebpf::macros::{cgroup_sock_addr, classifier};
@@ -85,6 +86,12 @@ pub fn sock_getpeername4(ctx: SockAddrContext) -> i32 {
 #[cgroup_sock_addr(getpeername6)]
 pub fn sock_getpeername6(ctx: SockAddrContext) -> i32 {
     socket::peer6(&ctx)
+}
+
+#[unsafe(no_mangle)]
+#[unsafe(link_section = "iter/bpf_sk_storage_map")]
+pub fn survey(element: *const survey::Element) -> i32 {
+    survey::tell(element)
 }
 
 /// GPL-compatible: so that GPL-only helpers load.

@@ -1,5 +1,6 @@
 //! Services at the socket: a connection to a Service address becomes one to a
-//! backend before the first packet, so that no packet needs translating.
+//! backend before the first packet, so that no packet needs translating. TCP and
+//! UDP only: SCTP has calls of its own, which the kernel runs no such programs in.
 #![expect(unsafe_code, reason = "context fields")]
 
 use aya_ebpf::bindings::bpf_sock_addr;

@@ -15,6 +15,7 @@ use super::{Outcome, Output, PlaceArgs};
 use crate::datapath::load::LoadError;
 use crate::datapath::mount;
 use crate::datapath::probe::{self, Probe};
+use crate::netlink::udp::UdpSockets;
 use crate::netlink::{Filter, Netlink, Side};
 
 /// The oldest kernel with TCX links.
@@ -68,6 +69,7 @@ pub(super) fn doctor(place: &PlaceArgs, output: Output) -> Outcome {
         bpffs(&place.bpffs),
         cgroup(place.cgroup.as_deref()),
         programs(&probe),
+        sockets(probe.as_ref().ok()),
         filters(probe.ok()),
         forwarding(
             "IPv4 forwarding",
@@ -241,6 +243,30 @@ fn causes(error: &(dyn Error + 'static)) -> String {
         Some(cause) => format!("{line}: {}", causes(cause)),
         None => line.to_owned(),
     }
+}
+
+/// Looks for UDP sockets as the daemon does, and ends one that is not there: in a
+/// network namespace that ends with the attempt.
+fn sockets(probe: Option<&Probe>) -> Finding {
+    let what = "UDP sockets can be ended";
+    let Some(probe) = probe else {
+        let fix = "let the programs load first";
+        return Finding::not(what, Grade::Warning, "not tried", fix);
+    };
+    let attempt = || {
+        probe::leave_network()?;
+        UdpSockets::open()?.probe()
+    };
+    let failure = match (probe.lacks_survey(), std::thread::spawn(attempt).join()) {
+        (Some(error), _) => causes(error),
+        (None, Ok(Ok(()))) => return Finding::good(what, "udp_diag, SOCK_DESTROY, iterator"),
+        (None, Ok(Err(error))) => error.to_string(),
+        (None, Err(_)) => "the attempt broke off".to_owned(),
+    };
+    let found = format!("{failure}; connected UDP sockets stay with a backend that has gone");
+    let fix =
+        "modprobe udp_diag, or a kernel with CONFIG_INET_UDP_DIAG and CONFIG_INET_DIAG_DESTROY";
+    Finding::not(what, Grade::Warning, found, fix)
 }
 
 /// Makes a program the filter of an interface, as the plugin does with a pod's:

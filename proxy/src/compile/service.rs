@@ -79,6 +79,8 @@ pub(crate) struct ServiceCompiler {
     dirty: BTreeSet<ObjectName>,
     /// Found in the kernel, until the first update is done.
     found: Option<Tables>,
+    /// A UDP port has lost a backend since [`ServiceCompiler::take_lost`].
+    lost: bool,
 }
 
 impl Default for ServiceCompiler {
@@ -96,6 +98,7 @@ impl Default for ServiceCompiler {
             problems: BTreeMap::new(),
             dirty: BTreeSet::new(),
             found: None,
+            lost: false,
         }
     }
 }
@@ -116,6 +119,12 @@ impl ServiceCompiler {
     /// Whether something did not fit.
     pub(super) fn is_short(&self) -> bool {
         self.problems().any(is_short)
+    }
+
+    /// Whether a UDP port has lost a backend since the last call: its sockets
+    /// may still have that.
+    pub(super) fn take_lost(&mut self) -> bool {
+        std::mem::take(&mut self.lost)
     }
 
     /// Every address of a Service.
@@ -443,7 +452,8 @@ impl ServiceCompiler {
             self.slot_numbers.give_up(gone.base, count);
         }
         for identity in gone.backends {
-            self.backends.give_up(identity, tables);
+            let ended = self.backends.give_up(identity, tables);
+            self.lost |= ended && gone.frontend.protocol == Protocol::Udp;
         }
         let port = (
             name.clone(),

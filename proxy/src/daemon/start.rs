@@ -12,6 +12,7 @@ use tokio::sync::{broadcast, mpsc};
 use tracing::{debug, error, info};
 
 use super::core::Core;
+use super::orphan::Orphans;
 use super::wait::Waiters;
 use super::{Daemon, flow, sweep};
 use crate::admin::{Admin, Health, limit::Limited, router};
@@ -120,6 +121,7 @@ pub async fn run(
         core,
         netlink: Netlink::open()?,
         waiters: Waiters::default(),
+        orphans: Orphans::start(admin.clone(), &mut tasks),
         flows: flows.clone(),
         started: std::time::SystemTime::now(),
         retry: None,

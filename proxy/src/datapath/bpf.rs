@@ -7,13 +7,13 @@
 #![expect(unsafe_code, reason = "bpf(2) takes raw pointers")]
 
 use std::ffi::CString;
+use std::fs::File;
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 use proxy_ebpf::abi::Plain;
-use proxy_ebpf::event::Event;
 
 mod table;
 
@@ -31,6 +31,7 @@ mod command {
     pub(super) const MAP_DELETE_BATCH: u32 = 27;
     pub(super) const LINK_CREATE: u32 = 28;
     pub(super) const LINK_UPDATE: u32 = 29;
+    pub(super) const ITER_CREATE: u32 = 33;
 }
 
 /// Where a program of Fairlead is attached: `enum bpf_attach_type`.
@@ -89,6 +90,25 @@ struct LinkCreateAttr {
     /// A cgroup directory's descriptor, or an interface index.
     target: u32,
     attach_type: u32,
+    flags: u32,
+}
+
+/// As [`LinkCreateAttr`], of an iterator over a map.
+#[repr(C)]
+struct IteratorLinkAttr {
+    program: u32,
+    target: u32,
+    attach_type: u32,
+    flags: u32,
+    /// `union bpf_iter_link_info`: the map's descriptor.
+    info: u64,
+    info_length: u32,
+    _pad: u32,
+}
+
+#[repr(C)]
+struct IteratorAttr {
+    link: u32,
     flags: u32,
 }
 
@@ -277,6 +297,29 @@ fn link_create(
     owned(call(command::LINK_CREATE, &mut attribute)?)
 }
 
+/// What an iterator `program` writes of the elements of `map`, to be read once.
+pub fn iterate(program: BorrowedFd<'_>, map: BorrowedFd<'_>) -> io::Result<File> {
+    /// `BPF_TRACE_ITER`.
+    const TRACE_ITER: u32 = 28;
+    let map = number(map);
+    let mut attribute = IteratorLinkAttr {
+        program: number(program),
+        target: 0,
+        attach_type: TRACE_ITER,
+        flags: 0,
+        info: std::ptr::from_ref(&map) as u64,
+        info_length: size::<u32>(),
+        _pad: 0,
+    };
+    let link = owned(call(command::LINK_CREATE, &mut attribute)?)?;
+    let mut attribute = IteratorAttr {
+        link: number(link.as_fd()),
+        flags: 0,
+    };
+    // It holds the link.
+    owned(call(command::ITER_CREATE, &mut attribute)?).map(File::from)
+}
+
 /// Replaces the program of a link, atomically for the traffic.
 pub fn link_update(link: BorrowedFd<'_>, program: BorrowedFd<'_>) -> io::Result<()> {
     let mut attribute = LinkUpdateAttr {
@@ -306,12 +349,12 @@ pub fn wait_for_programs() {
     }
 }
 
-/// A record of the event ring; `None` if the length is not that of an [`Event`].
-pub fn event_from(bytes: &[u8]) -> Option<Event> {
-    if bytes.len() != size_of::<Event>() {
+/// A value as the kernel gave it; `None` if the length is not that of a `T`.
+pub fn value_of<T: Plain>(bytes: &[u8]) -> Option<T> {
+    if bytes.len() != size_of::<T>() {
         return None;
     }
     // SAFETY: the length was checked, `read_unaligned` needs no alignment, and
     // every bit pattern of a Plain type is valid.
-    Some(unsafe { bytes.as_ptr().cast::<Event>().read_unaligned() })
+    Some(unsafe { bytes.as_ptr().cast::<T>().read_unaligned() })
 }

@@ -7,7 +7,7 @@ use proxy_ebpf::event::Event;
 use std::os::fd::OwnedFd;
 use tokio::io::unix::AsyncFd;
 
-use super::bpf::event_from;
+use super::bpf::value_of;
 use crate::ready;
 
 /// Events handed on at once.
@@ -44,7 +44,7 @@ impl Events {
                 && let Some(item) = self.ring.next()
             {
                 // An item of another length is from another build's programs.
-                batch.extend(event_from(&item));
+                batch.extend(value_of::<Event>(&item));
             }
             if batch.len() < BATCH {
                 guard.clear_ready();

@@ -9,8 +9,8 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use aya::maps::Map;
-use aya::programs::{Program, ProgramError};
-use aya::{Ebpf, EbpfError, EbpfLoader, VerifierLogLevel};
+use aya::programs::{Iter, Program, ProgramError};
+use aya::{Btf, Ebpf, EbpfError, EbpfLoader, VerifierLogLevel};
 use proxy_ebpf::abi::pin;
 use proxy_ebpf::record::path;
 
@@ -134,6 +134,8 @@ impl Pins {
 #[derive(Debug)]
 pub(super) struct Loaded {
     pub(super) ebpf: Ebpf,
+    /// The program [`pin::SURVEY`], which a kernel may lack the means for.
+    pub(super) survey: Result<OwnedFd, LoadError>,
 }
 
 /// Loads the object. With `pins`, maps that are pinned there are adopted and
@@ -155,10 +157,15 @@ pub(super) fn load(
         }
     }
     let mut ebpf = loader.load(object).map_err(LoadError::Object)?;
+    let mut survey = Err(LoadError::ProgramMissing { name: pin::SURVEY });
     for (name, program) in ebpf.programs_mut() {
         let result = match program {
             Program::SchedClassifier(program) => retried(|| program.load()),
             Program::CgroupSockAddr(program) => retried(|| program.load()),
+            Program::Iter(program) => {
+                survey = load_survey(program);
+                continue;
+            }
             _ => {
                 return Err(LoadError::ProgramKind {
                     name: name.to_owned(),
@@ -170,7 +177,19 @@ pub(super) fn load(
             source,
         })?;
     }
-    Ok(Loaded { ebpf })
+    Ok(Loaded { ebpf, survey })
+}
+
+fn load_survey(program: &mut Iter) -> Result<OwnedFd, LoadError> {
+    let name = pin::SURVEY;
+    let failed = |source| LoadError::Program {
+        name: name.to_owned(),
+        source,
+    };
+    let types = Btf::from_sys_fs().map_err(|error| failed(error.into()))?;
+    retried(|| program.load("bpf_sk_storage_map", &types)).map_err(failed)?;
+    let fd = program.fd().map_err(failed)?.as_fd().try_clone_to_owned();
+    fd.map_err(|source| LoadError::MapRead { name, source })
 }
 
 /// Loads a program, and again if a signal came in the verifier's way: it looks

@@ -37,6 +37,8 @@ pub struct Maps {
     pub settings: Table<u32, Settings>,
     pub counters: PerCpuCounters,
     pub events: OwnedFd,
+    /// Of [`proxy_ebpf::abi::Origins`], by socket.
+    pub socket_origins: OwnedFd,
 }
 
 /// Names of a family's maps.
@@ -106,6 +108,7 @@ impl Maps {
             settings: table(loaded, pin::SETTINGS)?,
             counters: counters(loaded)?,
             events: loaded.map(pin::EVENTS)?,
+            socket_origins: loaded.map(pin::SOCKET_ORIGINS)?,
         })
     }
 }

@@ -37,6 +37,11 @@ impl Probe {
         let info = info.map_err(|source| LoadError::MapRead { name, source })?;
         Ok((program, info.id))
     }
+
+    /// Why the program that finds sockets cannot be loaded.
+    pub fn lacks_survey(&self) -> Option<&LoadError> {
+        self.loaded.survey.as_ref().err()
+    }
 }
 
 /// Moves the calling thread into a network namespace of its own, which has

@@ -8,6 +8,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, U
 use std::process::Command;
 use std::time::Duration;
 
+use fairlead_tests::namespace::Namespace;
 use fairlead_tests::process::{self, Process};
 use fairlead_tests::require;
 use fairlead_tests::wait;
@@ -34,9 +35,14 @@ fn inside(work: impl FnOnce()) -> bool {
 
 /// This test again, as a process of pod `who`.
 fn again(bench: &Bench, who: Who) -> Command {
+    again_in(bench, &bench.pod(who).namespace)
+}
+
+/// This test again, as a process in that namespace.
+fn again_in(bench: &Bench, namespace: &Namespace) -> Command {
     let test = std::thread::current().name().unwrap().to_owned();
     let program = std::env::current_exe().unwrap();
-    let mut command = bench.pod(who).namespace.command(program);
+    let mut command = namespace.command(program);
     command.args(["--exact", &test, "--nocapture"]);
     let mut command = bench.node.cgroup.command(&command);
     command.env(INSIDE, "1");
@@ -312,6 +318,107 @@ fn sockets_follow_the_backends_and_connections_stay() {
             offered(bench, &[C], &[80, ECHO]);
             child.wait_for_output("with c", DEADLINE);
             assert!(child.wait(DEADLINE).success(), "{}", child.output());
+        });
+    });
+}
+
+/// What the server that a connected socket has says.
+fn says(socket: &UdpSocket) -> std::io::Result<String> {
+    let mut buffer = [0; 64];
+    socket.send(b"who")?;
+    let length = socket.recv(&mut buffer)?;
+    Ok(String::from_utf8_lossy(&buffer[..length]).into_owned())
+}
+
+/// A socket connected to the Service, with the backend of that name.
+fn connected(to: SocketAddr, name: &str) -> UdpSocket {
+    wait::until("a socket with the backend", DEADLINE, || {
+        let socket = udp_for(to);
+        socket.connect(to).unwrap();
+        (says(&socket).unwrap() == name).then_some(socket)
+    })
+}
+
+/// Waits until the socket's owner is told that the connection is over: it reads
+/// why, once, and has nowhere to send to.
+fn aborted(socket: &UdpSocket) {
+    let mut error = wait::until("the end of the connection", DEADLINE, || says(socket).err());
+    if error.kind() != ErrorKind::ConnectionAborted {
+        // It came between two rounds.
+        error = socket.recv(&mut [0; 64]).unwrap_err();
+    }
+    assert_eq!(error.kind(), ErrorKind::ConnectionAborted, "{error}");
+    let error = socket.send(b"who").unwrap_err();
+    let nowhere = rustix::io::Errno::DESTADDRREQ.raw_os_error();
+    assert_eq!(error.raw_os_error(), Some(nowhere), "{error}");
+}
+
+#[test]
+fn connected_udp_sockets_hear_that_their_backend_has_gone() {
+    if inside(|| {
+        let of_b = ways(80).map(|to| (connected(to, "y/b"), to));
+        let of_c = ways(80).map(|to| connected(to, "y/c"));
+        // Nobody gave this one its address.
+        let direct = udp_for(vip(false, 80));
+        direct.connect((B.ip(false), 80)).unwrap();
+        // Only b listens there.
+        let streams = ways(ECHO).map(|to| {
+            let stream = wait::until("b", DEADLINE, || TcpStream::connect(to).ok());
+            let v6 = to.ip().to_canonical().is_ipv6();
+            assert_eq!(
+                kernel_peer(stream.local_addr().unwrap().port()),
+                B.ip(v6),
+                "{to}"
+            );
+            stream
+        });
+        println!("with both");
+        for (socket, to) in &of_b {
+            aborted(socket);
+            assert!(socket.peer_addr().is_err(), "{to}");
+            socket.connect(*to).unwrap();
+            assert_eq!(says(socket).unwrap(), "y/c", "{to}");
+            assert_eq!(socket.peer_addr().unwrap(), *to);
+        }
+        for socket in &of_c {
+            assert_eq!(says(socket).unwrap(), "y/c");
+        }
+        assert_eq!(says(&direct).unwrap(), "y/b");
+        for mut stream in &streams {
+            stream.write_all(b"x").unwrap();
+            stream.read_exact(&mut [0; 1]).unwrap();
+        }
+        println!("with c");
+    }) {
+        return;
+    }
+    require!(Root, Bpf);
+    with_bench(|bench| {
+        let listener = bench
+            .pod(B)
+            .namespace
+            .enter(|| TcpListener::bind(("::", ECHO)).unwrap());
+        offered(bench, &[B, C], &[80, ECHO]);
+        let mut places = [
+            again(bench, A),
+            // One of the node's own, as of a pod with `hostNetwork`.
+            again_in(bench, &bench.node.namespace),
+        ];
+        std::thread::scope(|scope| {
+            for _ in places.iter().flat_map(|_| ways(ECHO)) {
+                scope.spawn(|| echo(&listener));
+            }
+            let mut children = places
+                .each_mut()
+                .map(|place| Process::start("a client", place));
+            for child in &mut children {
+                child.wait_for_output("with both", DEADLINE);
+            }
+            offered(bench, &[C], &[80, ECHO]);
+            for child in &mut children {
+                child.wait_for_output("with c", DEADLINE);
+                assert!(child.wait(DEADLINE).success(), "{}", child.output());
+            }
         });
     });
 }

@@ -19,6 +19,8 @@ impl ServiceCompiler {
             self.slot_numbers.reserve(index, 1);
         }
         self.found = Some(tables.clone());
+        // Backends may have gone while nobody looked.
+        self.lost = true;
     }
 
     /// The found range of this entry if it has these backends and no others;

@@ -98,20 +98,21 @@ impl Backends {
         Some(id)
     }
 
-    /// One range less uses it; the last one ends it.
-    pub(super) fn give_up(&mut self, identity: Identity, tables: &mut Tables) {
+    /// One range less uses it; the last one ends it. Whether it did.
+    pub(super) fn give_up(&mut self, identity: Identity, tables: &mut Tables) -> bool {
         let is_v6 = identity.address.is_ipv6();
         let Some(known) = self.uses.get_mut(&identity) else {
-            return;
+            return false;
         };
         known.ranges = known.ranges.saturating_sub(1);
         if known.ranges > 0 {
-            return;
+            return false;
         }
         let id = known.id;
         self.uses.remove(&identity);
         self.numbers(is_v6).give_up(id, 1);
         end(BackendKey { is_v6, id }, tables);
+        true
     }
 
     /// Ends the backends found in the kernel that no Service has any more.

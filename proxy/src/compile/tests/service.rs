@@ -151,6 +151,55 @@ fn check(service: Service, endpoints: Vec<Endpoint>, expected: &[u64], drops: bo
 }
 
 #[test]
+fn only_a_udp_port_that_loses_a_backend_has_its_sockets_looked_for() {
+    let udp = Service {
+        ports: vec![
+            ServicePort {
+                protocol: Protocol::Udp,
+                ..port(53)
+            },
+            port(80),
+        ],
+        ..service("web")
+    };
+    let of = |endpoints| {
+        let mut slice = slice("web-1", endpoints);
+        let tcp = slice.ports[0].clone();
+        slice.ports.push(SlicePort {
+            protocol: Protocol::Udp,
+            ..tcp
+        });
+        slice
+    };
+    let mut compiler = Compiler::new(NODE);
+    let mut loses = |input| {
+        compiler.update([input]);
+        compiler.take_lost()
+    };
+    assert!(!loses(add_service(udp.clone())));
+    assert!(!loses(add_slice(of(vec![endpoint(1), endpoint(2)]))));
+    assert!(!loses(add_slice(of(vec![
+        endpoint(1),
+        endpoint(2),
+        endpoint(3)
+    ]))));
+    assert!(loses(add_slice(of(vec![endpoint(1), endpoint(2)]))));
+    assert!(
+        !loses(add_slice(of(vec![endpoint(2), endpoint(1)]))),
+        "the same"
+    );
+    // The last ones serve on while they go.
+    let going = vec![leaving(endpoint(1)), leaving(endpoint(2))];
+    assert!(!loses(add_slice(of(going))));
+    // What only TCP loses stays as it is.
+    assert!(!loses(add_slice(slice("web-2", vec![endpoint(9)]))));
+    assert!(!loses(remove(Kind::EndpointSlice, "web-2")));
+    assert!(loses(remove(Kind::EndpointSlice, "web-1")));
+    assert!(!loses(add_slice(of(vec![endpoint(1)]))));
+    assert!(loses(remove(Kind::Service, "web")));
+}
+
+#[test]
 fn only_ready_endpoints_serve() {
     check(
         service("web"),

@@ -165,6 +165,14 @@ impl Compiler {
         compiler
     }
 
+    /// For prefix maps that hold this many, IPv4 and IPv6; as built they hold
+    /// [`bound::CIDRS`](proxy_ebpf::abi::bound::CIDRS), but another build may have made them.
+    #[must_use]
+    pub fn with_prefixes(mut self, room: [u32; 2]) -> Self {
+        self.policy.prefix_room = room;
+        self
+    }
+
     /// What the maps hold once all writes so far are applied.
     pub fn tables(&self) -> &Tables {
         &self.tables
@@ -255,7 +263,12 @@ impl Compiler {
             self.tables.decision.generation = next.max(1);
         }
         let writes = delta.order(old, self.tables.decision, &bridge);
-        let full = |p: &Problem| matches!(p, Problem::SetFull { .. } | Problem::PeersFull { .. });
+        let full = |problem: &Problem| {
+            matches!(
+                problem,
+                Problem::SetFull { .. } | Problem::PeersFull { .. } | Problem::CidrsFull { .. }
+            )
+        };
         let policy_full = self.problems.iter().any(full);
         let again = !writes.is_empty() && (policy_full || self.services.is_short());
         self.stale |= again && policy_full;

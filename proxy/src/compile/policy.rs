@@ -77,6 +77,8 @@ pub(crate) struct PolicyCompiler {
     /// Classes that some set still lacks the bits of, for want of room.
     pending: Vec<u32>,
     found: Option<Found>,
+    /// Prefixes that the maps hold, IPv4 and IPv6.
+    pub(super) prefix_room: [u32; 2],
 }
 
 /// What the compilers read.
@@ -104,6 +106,7 @@ impl Default for PolicyCompiler {
             nothing_labelled: Namespace::default(),
             pending: Vec::new(),
             found: None,
+            prefix_room: [bound::CIDRS; 2],
         }
     }
 }
@@ -255,7 +258,8 @@ impl PolicyCompiler {
     }
 
     /// If a family's prefixes do not fit, none of them is put in: an ipBlock
-    /// without its exceptions would allow too much.
+    /// without its exceptions would allow too much. Those of the state before
+    /// count too, and are gone in the update after this one.
     fn classify_prefixes(
         &mut self,
         tables: &mut Tables,
@@ -267,7 +271,8 @@ impl PolicyCompiler {
             .map(|(cidr, atoms)| (cidr, atoms.to_vec()))
             .collect();
         let count = |is_v6| prefixes.keys().filter(|cidr| cidr.is_v6() == is_v6).count();
-        let fits = [false, true].map(|is_v6| count(is_v6) <= size(bound::CIDRS));
+        let [v4, v6] = self.prefix_room;
+        let fits = [(false, v4), (true, v6)].map(|(is_v6, room)| count(is_v6) <= size(room));
         let known: Vec<_> = tables.cidrs.iter().map(|(cidr, _)| cidr).collect();
         for cidr in known {
             if !fits[usize::from(cidr.is_v6())] || !prefixes.contains_key(&cidr) {

@@ -250,7 +250,10 @@ impl Core {
             services = found.tables.services.len(),
             "maps adopted"
         );
-        self.compiler = Compiler::adopt(&self.node_name, found.tables.clone());
+        let maps = &self.datapath.maps;
+        let room = [maps.v4.cidrs.max_entries(), maps.v6.cidrs.max_entries()];
+        let compiler = Compiler::adopt(&self.node_name, found.tables.clone());
+        self.compiler = compiler.with_prefixes(room);
         let update = self.compile();
         self.adopted = true;
         self.repair_endpoints(&found)?;

@@ -58,6 +58,7 @@ impl Core {
             stored.record.pod.is_some() && pods::known_pod(&stored.record, state).is_none()
         });
         let (endpoints, unknown) = (count(live.len()), count(unknown.count()));
+        let problems = count(self.compiler.problems().len());
         let faults = self.sources.iter().map(|source| source.faults.len()).sum();
         let errors = self
             .failure
@@ -76,6 +77,7 @@ impl Core {
             metrics.endpoints = endpoints;
             metrics.endpoints_pending = unknown;
             metrics.source_faults = count(faults);
+            metrics.problems = problems;
             metrics.generation = tables.decision.generation;
             health.unsynced = unsynced;
             health.errors = errors;

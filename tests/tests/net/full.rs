@@ -8,14 +8,15 @@ use std::time::Duration;
 
 use fairlead_proxy::OBJECT;
 use fairlead_proxy::datapath::{Datapath, Place};
-use fairlead_tests::cluster::{self, Cluster, LOCAL_NODE, Namespace as Ns, labels};
+use fairlead_tests::cluster::{self, Cluster, LOCAL_NODE, Namespace as Ns, Peer, labels};
+use fairlead_tests::namespace::{Namespace, join};
 use fairlead_tests::node::{Node, Pod};
 use fairlead_tests::require;
 use fairlead_tests::traffic::{Server, Transport};
 use fairlead_tests::wait;
 use serde_json::Value;
 
-use crate::policy::build::{With, all, namespaces, peers, pod, pods, policy};
+use crate::policy::build::{With, all, block, namespaces, peers, pod, pods, policy};
 use crate::service::{front, vip};
 
 const DEADLINE: Duration = Duration::from_mins(1);
@@ -259,5 +260,72 @@ fn a_policy_takes_away_what_it_should_though_a_map_is_full() {
     wait::until("the answer to be back", DEADLINE, || {
         (answered(&socket, to) && small.node.is_well()).then_some(())
     });
+    small.remove();
+}
+
+/// A machine that is no node and no pod, behind the node.
+fn world(node: &Node) -> (Namespace, SocketAddr) {
+    let world = Namespace::new("world");
+    join((&node.namespace, "up0"), (&world, "eth0"));
+    node.namespace.add_address("up0", [192, 0, 2, 1].into(), 24);
+    let address = IpAddr::from([192, 0, 2, 2]);
+    world.add_address("eth0", address, 24);
+    world.ip("route add 10.244.0.0/24 via 192.0.2.1");
+    (world, SocketAddr::new(address, PORT))
+}
+
+/// As [`cluster`], but a may send to these blocks only.
+fn blocks(blocks: Vec<Peer>) -> Cluster {
+    let mut cluster = cluster();
+    cluster.policies = vec![policy("x", "p", pod("a")).egress(vec![peers(blocks)])];
+    cluster
+}
+
+#[test]
+fn blocks_that_do_not_fit_are_closed_and_those_that_do_come_in_after_others() {
+    const MAP: &str = "CIDRS_V4";
+    require!(Root, Bpf);
+    let node = Node::new(LOCAL_NODE);
+    pin_small(&node, MAP, 4);
+    let small = Small::on(node, &[]);
+    let (world, to) = world(&small.node);
+    let _server = Server::start(&world, "world", &[(Transport::Udp, PORT)]);
+    let socket = small.socket();
+    // Waits for a change to bite and for what `status` says.
+    let becomes = |open: bool, told: bool| {
+        wait::until("the policy", DEADLINE, || {
+            let status = small.status();
+            let errors = status["errors"].as_array().unwrap();
+            let of_map = |error: &Value| error.as_str().unwrap().contains("CIDRS");
+            let tells = errors.len() == 1 && errors.iter().all(of_map);
+            let is_told = if told { tells } else { errors.is_empty() };
+            (answered(&socket, to) == open && is_told).then_some(())
+        });
+    };
+    small.node.apply(&blocks(vec![block("192.0.2.0/24", &[])]));
+    becomes(true, false);
+    // Five prefixes, and the old one: all are left out, though they would allow it.
+    let hosts = [8, 9, 10, 11].map(|host| format!("192.0.2.{host}/32"));
+    let holes = hosts.each_ref().map(String::as_str);
+    small
+        .node
+        .apply(&blocks(vec![block("192.0.2.0/24", &holes)]));
+    becomes(false, true);
+    assert!(small.metrics().contains("fairlead_problems 1\n"));
+    // Three, which fit.
+    let three = |first: &str| {
+        let others = ["198.51.100.0/25", "203.0.113.0/24"].map(|cidr| block(cidr, &[]));
+        [vec![block(first, &[])], others.into()].concat()
+    };
+    small.node.apply(&blocks(three("192.0.2.2/32")));
+    becomes(true, false);
+    // Three others, which do not fit beside those: it is closed in the end, too.
+    let others = ["198.51.100.128/25", "198.18.0.0/16", "203.0.113.0/25"];
+    let others = || others.map(|cidr| block(cidr, &[])).into();
+    small.node.apply(&blocks(others()));
+    becomes(false, false);
+    small.node.apply(&blocks(three("192.0.2.0/24")));
+    becomes(true, false);
+    assert!(small.metrics().contains("fairlead_problems 0\n"));
     small.remove();
 }

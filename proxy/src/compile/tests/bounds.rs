@@ -8,11 +8,11 @@ use proxy_ebpf::policy::verdict;
 
 use super::world::{self, NODE, v4};
 use crate::compile::sample::{self, Size};
-use crate::compile::{Compiler, Input, Problem, Write};
+use crate::compile::{Compiler, Input, Problem, Tables, Write};
 use crate::explain::{self, Mismatch, Packet, Reason};
-use crate::model::policy::{Peer, Port, PortNumber, Rule};
+use crate::model::policy::{IpBlock, Peer, Port, PortNumber, Rule};
 use crate::model::{
-    Change, Key, Kind, Labels, NetworkPolicy, Object, ObjectName, Pod, Protocol, Selector,
+    Change, Cidr, Key, Kind, Labels, NetworkPolicy, Object, ObjectName, Pod, Protocol, Selector,
 };
 
 fn upsert(object: Object) -> Input {
@@ -200,6 +200,91 @@ fn pods_whose_addresses_do_not_fit_are_strangers_until_they_do() {
     assert!(compiler.problems().is_empty());
     assert_eq!(count(&compiler), left_out, "closed to those that have gone");
     assert!(allowed(&compiler, abi::bound::ADDRESSES - 1));
+}
+
+/// Pod 0 lets in these blocks: (address, length, exceptions).
+fn lets_in(blocks: &[(&str, u8, &[&str])]) -> Input {
+    let cidr = |ip: &str, length| Cidr::new(ip.parse().unwrap(), length).unwrap();
+    let block = |(ip, length, except): &(&str, u8, &[&str])| {
+        Peer::Block(IpBlock {
+            cidr: cidr(ip, *length),
+            except: except.iter().map(|ip| cidr(ip, 24)).collect(),
+        })
+    };
+    let policy = NetworkPolicy {
+        name: policy_name(0),
+        subject: Selector::default(),
+        ingress: Some(vec![Rule {
+            peers: blocks.iter().map(block).collect(),
+            ports: vec![],
+        }]),
+        ..NetworkPolicy::default()
+    };
+    upsert(Object::NetworkPolicy(policy.into()))
+}
+
+/// Which of some addresses outside the cluster pod 0 lets in.
+fn let_in(tables: &Tables) -> Vec<bool> {
+    let set = tables.endpoints.get(&1).unwrap().ingress_set;
+    let asks_prefixes = tables.decision.has_cidrs_v4;
+    let allowed = |ip: &str| {
+        let class = tables.class_of(ip.parse().unwrap());
+        let class = if asks_prefixes { class } else { 0 };
+        verdict(tables, set, class, proto::TCP, BePort::new(80)).allowed
+    };
+    [
+        "10.1.1.1", "10.1.2.1", "10.2.0.1", "10.3.1.1", "10.3.2.1", "10.4.0.1",
+    ]
+    .map(allowed)
+    .into()
+}
+
+#[test]
+fn prefixes_that_fit_once_the_old_ones_are_gone_come_in_then_and_nothing_opens() {
+    let mut compiler = Compiler::new(NODE).with_prefixes([4, 4]);
+    let [pod, _, attach] = pod_with_ports(0, std::iter::empty());
+    let old = lets_in(&[("10.1.0.0", 16, &["10.1.1.0"]), ("10.2.0.0", 16, &[])]);
+    let new = lets_in(&[("10.1.1.0", 24, &[]), ("10.3.0.0", 16, &["10.3.1.0"])]);
+    compiler.update([pod, attach, old.clone()]);
+    assert!(compiler.problems().is_empty());
+    let mut mirror = compiler.tables().clone();
+    let olds = [false, true, true, false, false, false];
+    let news = [true, false, false, false, true, false];
+    assert_eq!(let_in(&mirror), olds);
+    for (input, before, after) in [(new, olds, news), (old, news, olds)] {
+        let mut update = compiler.update([input]);
+        assert!(update.again, "both do not fit");
+        loop {
+            for write in &update.writes {
+                mirror.apply(*write);
+                assert!(mirror.cidrs.len() <= 4, "{write:?}");
+                for (index, now) in let_in(&mirror).into_iter().enumerate() {
+                    assert!(
+                        !now || before[index] || after[index],
+                        "{index} at {write:?}"
+                    );
+                }
+            }
+            if !update.again {
+                break;
+            }
+            update = compiler.update([]);
+        }
+        assert_eq!(let_in(&mirror), after);
+        assert!(compiler.problems().is_empty());
+    }
+    // Alone too many: closed, and said.
+    let many = [(
+        "10.1.0.0",
+        16,
+        &["10.1.1.0", "10.1.2.0", "10.1.3.0", "10.1.4.0"][..],
+    )];
+    let mut update = compiler.update([lets_in(&many)]);
+    while update.again {
+        update = compiler.update([]);
+    }
+    assert_eq!(compiler.problems(), [Problem::CidrsFull { is_v6: false }]);
+    assert_eq!(let_in(compiler.tables()), [false; 6]);
 }
 
 #[test]

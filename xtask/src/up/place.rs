@@ -9,6 +9,8 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
+use rustix::io::Errno;
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::json;
 
 use crate::{exec, project, step};
@@ -291,17 +293,26 @@ fn end_processes() -> Result<String> {
         if born(pid) != Some(time) {
             continue;
         }
-        exec::run(Command::new("kill").arg(pid.to_string()))?;
+        signal(pid, Signal::TERM)?;
         let end = Instant::now() + Duration::from_secs(5);
         while born(pid) == Some(time) && !is_zombie(pid) {
             if Instant::now() > end {
-                exec::run(Command::new("kill").args(["-9", &pid.to_string()]))?;
+                signal(pid, Signal::KILL)?;
             }
             std::thread::sleep(Duration::from_millis(20));
         }
         ended += 1;
     }
     Ok(format!("{ended} ended"))
+}
+
+/// A process that has ended meanwhile needs none.
+fn signal(pid: u32, signal: Signal) -> Result<()> {
+    let pid = i32::try_from(pid).ok().and_then(Pid::from_raw);
+    match kill_process(pid.context("no number of a process")?, signal) {
+        Ok(()) | Err(Errno::SRCH) => Ok(()),
+        Err(error) => Err(error).context("cannot end a process"),
+    }
 }
 
 /// Ended, and only not yet asked about by its parent.

@@ -46,6 +46,9 @@ const BOOKMARK: Duration = Duration::from_mins(1);
 /// Shortest watch if the client does not say; the longest is twice this.
 const LIFE: Duration = Duration::from_mins(30);
 
+/// Longest watch that a client may ask for: a time that can be reckoned with.
+const LIFE_MAX: Duration = Duration::from_hours(24 * 365);
+
 /// How one client wants its events.
 struct Style {
     resource: &'static Resource,
@@ -168,7 +171,7 @@ fn initial_events(query: &str, from: Revision) -> Result<Initial, Status> {
 fn life(query: &str) -> Result<Duration, Status> {
     let seconds = options::number(query, "timeoutSeconds")?.unwrap_or(0);
     if let Ok(seconds @ 1..) = u64::try_from(seconds) {
-        return Ok(Duration::from_secs(seconds));
+        return Ok(Duration::from_secs(seconds).min(LIFE_MAX));
     }
     // Spread, so that a restart's watches do not all end together.
     let mut byte = [0];
@@ -428,5 +431,28 @@ impl hyper::body::Body for Frames {
             ready @ Poll::Ready(_) => ready,
         };
         next.map(|bytes| bytes.map(|bytes| Ok(Frame::data(bytes))))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_end_of_the_longest_watch_can_be_reckoned() {
+        for (query, least, most) in [
+            ("timeoutSeconds=7", 7, 7),
+            ("timeoutSeconds=9223372036854775807", 86400, u64::MAX),
+            ("timeoutSeconds=-1", 1800, 3600),
+            ("timeoutSeconds=0", 1800, 3600),
+            ("", 1800, 3600),
+        ] {
+            let life = life(query).unwrap();
+            assert!(
+                (least..=most).contains(&life.as_secs()),
+                "{query}: {life:?}"
+            );
+            assert!(Instant::now().checked_add(life).is_some(), "{query}");
+        }
     }
 }

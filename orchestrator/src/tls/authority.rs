@@ -275,7 +275,8 @@ impl Authority {
         if now >= self.not_after {
             return Err(PkiError::CaExpired);
         }
-        Ok((now - BACKDATE, (now + life).min(self.not_after)))
+        let end = now.checked_add(life).unwrap_or(self.not_after);
+        Ok((now - BACKDATE, end.min(self.not_after)))
     }
 }
 

@@ -47,6 +47,9 @@ impl Registry {
         if resource.has_status() && !resource.rules.keeps_status {
             drop(object.as_object_mut().and_then(|map| map.remove("status")));
         }
+        // What the server adds from here on belongs to nobody: an apply may leave it out.
+        metadata::tidy(&mut object);
+        self.own_fields(target, caller, options, None, &mut object)?;
         (resource.rules.create)(&mut object);
         let mut request = Request {
             operation: Operation::Create,
@@ -62,7 +65,6 @@ impl Registry {
             rule.admit(&mut request, &mut object)?;
         }
         metadata::tidy(&mut object);
-        self.own_fields(target, caller, options, None, &mut object)?;
         validate::object_meta(resource, &object, &mut causes);
         (resource.rules.validate)(&object, &mut causes);
         (resource.rules.validate_create)(&object, &mut causes);

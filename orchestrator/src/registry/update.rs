@@ -114,6 +114,8 @@ impl Registry {
         (resource.rules.default)(new);
         metadata::carry(new, old)?;
         isolate(resource, target.subresource, new, old);
+        metadata::tidy(new);
+        self.own_fields(target, request.caller, options, Some(old), new)?;
         if target.subresource.is_empty() {
             (resource.rules.update)(new, old);
         }
@@ -122,14 +124,13 @@ impl Registry {
         }
         metadata::tidy(new);
         metadata::count_generation(resource, new, old);
-        self.own_fields(target, request.caller, options, Some(old), new)?;
         validate::object_meta(resource, new, &mut causes);
         validate::update_meta(new, old, &mut causes);
         if target.subresource != "status" {
             (resource.rules.validate)(new, &mut causes);
         }
         match target.subresource {
-            "" | "scale" => (resource.rules.validate_update)(new, old, &mut causes),
+            "" | "scale" | "approval" => (resource.rules.validate_update)(new, old, &mut causes),
             "ephemeralcontainers" => {
                 validation::ephemeral_containers_update(new, old, &mut causes);
             }

@@ -175,11 +175,12 @@ pub static NAMESPACE: Resource = Resource {
     rules: Rules {
         validate: validation::namespace,
         name: NameRule::Label,
+        default: label_with_name,
         create: |new| {
             new["spec"] = json!({"finalizers": ["kubernetes"]});
             new["status"] = json!({"phase": "Active"});
-            let name = new["metadata"]["name"].clone();
-            new["metadata"]["labels"]["kubernetes.io/metadata.name"] = name;
+            // A generated name has come only now.
+            label_with_name(new);
         },
         held: |o| {
             o["spec"]["finalizers"]
@@ -189,13 +190,19 @@ pub static NAMESPACE: Resource = Resource {
         terminate: |new| new["status"]["phase"] = json!("Terminating"),
         update: |new, old| {
             new["spec"] = old["spec"].clone();
-            let name = old["metadata"]["name"].clone();
-            new["metadata"]["labels"]["kubernetes.io/metadata.name"] = name;
         },
         ..PLAIN
     },
     ..Resource::cluster("namespaces", "", "Namespace", "namespaces", "namespace")
 };
+
+/// Labels a namespace with its name, so that selectors can name it.
+fn label_with_name(namespace: &mut Value) {
+    let name = namespace["metadata"]["name"].clone();
+    if name.as_str().is_some_and(|name| !name.is_empty()) {
+        namespace["metadata"]["labels"]["kubernetes.io/metadata.name"] = name;
+    }
+}
 
 /// Plain settings.
 pub static CONFIG_MAP: Resource = Resource {

@@ -275,3 +275,61 @@ async fn a_backup_of_a_live_server_starts_elsewhere() {
     second.stop().await;
     cluster.server.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_server_adds_belongs_to_nobody_and_stays() {
+    let cluster = Cluster::start("additions").await;
+    let containers = json!([{"name": "c", "image": "x"}]);
+    let template = json!({"spec": {"restartPolicy": "Never", "containers": containers}});
+    let job = json!({"apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": "o"}, "spec": {"template": template}});
+    let service = json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "o"}, "spec": {"ports": [{"port": 80}]}});
+    let pod = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "o"}, "spec": {"containers": containers}});
+    let cases = [
+        (
+            "/apis/batch/v1/namespaces/default/jobs",
+            job,
+            vec!["/spec/selector", "/spec/template/metadata"],
+        ),
+        (
+            "/api/v1/namespaces/default/services",
+            service,
+            vec!["/spec/clusterIP"],
+        ),
+        (
+            "/api/v1/namespaces/default/pods",
+            pod,
+            vec!["/spec/volumes", "/spec/tolerations"],
+        ),
+    ];
+    for (collection, object, additions) in cases {
+        let (code, made) = cluster
+            .post(&format!("{collection}?fieldManager=maker"), &object)
+            .await;
+        assert_eq!(code, 201, "{made}");
+        let owned = made["metadata"]["managedFields"].to_string();
+        for pointer in &additions {
+            assert!(made.pointer(pointer).is_some(), "{pointer} in {made}");
+            let field = format!("\"f:{}\"", pointer.rsplit('/').next().unwrap());
+            assert!(!owned.contains(&field), "{field} in {owned}");
+        }
+        // Who has taken over all that the maker owned takes none of it away.
+        let mut handed = made.clone();
+        handed["metadata"]["resourceVersion"] = "".into();
+        let entry = &mut handed["metadata"]["managedFields"][0];
+        entry["manager"] = "applier".into();
+        entry["operation"] = "Apply".into();
+        let path = format!("{collection}/o");
+        let (code, answer) = cluster
+            .send("PUT", &path, "application/json", handed.to_string())
+            .await;
+        assert_eq!(code, 200, "{answer}");
+        let kind = "application/apply-patch+yaml";
+        let path = format!("{path}?fieldManager=applier");
+        let (code, applied) = cluster.send("PATCH", &path, kind, object.to_string()).await;
+        assert_eq!(code, 200, "{applied}");
+        for pointer in &additions {
+            assert_eq!(applied.pointer(pointer), made.pointer(pointer), "{pointer}");
+        }
+    }
+    cluster.server.stop().await;
+}

@@ -154,10 +154,7 @@ impl<'a> Place<'a> {
         };
         let needs_namespace = resource.namespaced && resource.is_stored();
         if needs_namespace && namespace.is_empty() && !matches!(verb, "list" | "watch") {
-            return Err(Status::bad_request(format!(
-                "{} are namespaced; hint: use the path /namespaces/NAMESPACE/{}",
-                resource.plural, resource.plural
-            )));
+            return Err(without_namespace(resource, name));
         }
         let destination = Destination::Object { resource };
         Ok(Self {
@@ -177,6 +174,22 @@ impl<'a> Place<'a> {
             _ => None,
         }
     }
+}
+
+/// No such path for an object; of all objects together there is but a list.
+fn without_namespace(resource: &Resource, name: &str) -> Status {
+    let hint = format!(
+        "{plural} are namespaced; hint: use the path /namespaces/NAMESPACE/{plural}",
+        plural = resource.plural
+    );
+    if name.is_empty() {
+        let mut refused = Status::method_not_allowed();
+        refused.message = format!("{}: {hint}", refused.message);
+        return refused;
+    }
+    Status::no_such_resource(format!(
+        "the server could not find the requested resource: {hint}"
+    ))
 }
 
 fn plain_verb(method: &Method) -> &'static str {

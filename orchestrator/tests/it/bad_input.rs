@@ -163,6 +163,12 @@ async fn bad_requests_get_the_right_status() {
         ),
         ("/api/v1/%zz", 400, "BadRequest", "percent"),
         (
+            "/apis/rbac.authorization.k8s.io/v1/roles/r",
+            404,
+            "NotFound",
+            "use the path /namespaces/NAMESPACE/roles",
+        ),
+        (
             "/api/v1/configmaps?sendInitialEvents=true",
             422,
             "Invalid",
@@ -184,6 +190,8 @@ async fn bad_requests_get_the_right_status() {
         .send("POST", "/api/v1/nodes/n", "application/json", "{}")
         .await;
     check(&answer, 405, "MethodNotAllowed", "");
+    let answer = cluster.send("DELETE", "/api/v1/pods", "", "").await;
+    check(&answer, 405, "MethodNotAllowed", "/namespaces/NAMESPACE/");
     let answer = cluster
         .send("PATCH", &format!("{MAPS}/c"), "application/json", "{}")
         .await;

@@ -155,6 +155,12 @@ pub enum StoreError {
         /// What the check found.
         finding: String,
     },
+    /// A backup would overwrite something.
+    #[error("{path} already exists; hint: name a file that does not")]
+    Exists {
+        /// The file in the way.
+        path: String,
+    },
     /// A restore would overwrite something.
     #[error("{path} already exists; hint: restore into an empty directory")]
     Occupied {

@@ -36,12 +36,12 @@ pub struct Summary {
 /// Saves the store in `directory`, which may be live, to the new file `target`.
 ///
 /// # Errors
-/// [`StoreError::Occupied`] if `target` exists; engine and I/O errors. Nothing
+/// [`StoreError::Exists`] if `target` exists; engine and I/O errors. Nothing
 /// is left at `target` then.
 pub fn backup(directory: &Path, target: &Path) -> Result<Summary, StoreError> {
     let source = directory.join(FILE);
     if target.exists() {
-        return Err(StoreError::Occupied {
+        return Err(StoreError::Exists {
             path: target.display().to_string(),
         });
     }
@@ -153,7 +153,7 @@ fn clear(stage: &Path) -> Result<(), StoreError> {
 
 /// Makes a data directory of a backup.
 fn fill(backup: &Connection, stage: &Path) -> Result<Summary, StoreError> {
-    fs::create_dir(stage).map_err(at(stage))?;
+    private_folder(stage).map_err(at(stage))?;
     let files = unpack(backup, stage)?;
     let store = stage.join(FILE);
     fs::File::create(&store).map_err(at(&store))?;
@@ -259,7 +259,7 @@ fn unpack(backup: &Connection, directory: &Path) -> Result<u64, StoreError> {
         }
         let path = directory.join(relative);
         if let Some(parent) = path.parent() {
-            fs::create_dir_all(parent).map_err(at(parent))?;
+            private_folder(parent).map_err(at(parent))?;
         }
         let mut file = fs::OpenOptions::new()
             .write(true)
@@ -273,6 +273,15 @@ fn unpack(backup: &Connection, directory: &Path) -> Result<u64, StoreError> {
         files += 1;
     }
     Ok(files)
+}
+
+/// Makes a folder that only the owner may look into.
+fn private_folder(path: &Path) -> std::io::Result<()> {
+    use std::os::unix::fs::DirBuilderExt;
+    fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(path)
 }
 
 fn partial(target: &Path) -> PathBuf {

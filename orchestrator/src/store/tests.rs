@@ -157,6 +157,7 @@ async fn what_is_no_store_is_named() {
 
 #[tokio::test]
 async fn a_restore_happens_whole_or_leaves_nothing() {
+    use std::os::unix::fs::PermissionsExt;
     let folder = Folder::new("whole");
     let (live, saved, new) = (
         folder.0.join("live"),
@@ -193,6 +194,8 @@ async fn a_restore_happens_whole_or_leaves_nothing() {
     std::fs::create_dir_all(new.join("restore.part/pki")).unwrap();
     archive::restore(&saved, &new).unwrap();
     assert_eq!(names(), ["admin.kubeconfig", "lock", "pki", "store.db"]);
+    let mode = std::fs::metadata(new.join("pki")).unwrap().permissions();
+    assert_eq!(mode.mode() & 0o777, 0o700, "keys are in there");
 }
 
 #[tokio::test]
@@ -226,7 +229,7 @@ async fn a_live_backup_restores_objects_and_keys_and_moves_the_counter_on() {
     assert_eq!((summary.objects, summary.files), (50, 1));
     assert!(matches!(
         archive::backup(&live, &saved).unwrap_err(),
-        StoreError::Occupied { .. }
+        StoreError::Exists { .. }
     ));
     let newest = store
         .commit(vec![put("a/after", Expect::Absent, "v")])

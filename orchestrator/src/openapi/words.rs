@@ -100,6 +100,9 @@ mod tests {
                 None => schema().objects().iter().any(has),
             };
             assert!(exists, "{of} has no field {name}");
+            // Clients show what the type is behind it.
+            let twice = words.types.values().any(|other| other == text);
+            assert!(!twice, "{of}.{name} and a type are both {text:?}");
             assert!(text.ends_with('.'), "{of}.{name}: {text:?}");
         }
     }

@@ -48,6 +48,7 @@ pub static CERTIFICATE_SIGNING_REQUEST: Resource = Resource {
     rules: Rules {
         update: |new, old| new["spec"] = old["spec"].clone(),
         validate,
+        validate_update: decisions_stay,
         ..PLAIN
     },
     ..Resource::cluster(
@@ -131,6 +132,20 @@ fn validate(object: &Value, causes: &mut Causes) {
     }
 }
 
+/// What has been decided is not undone: `(new, old)`.
+fn decisions_stay(new: &Value, old: &Value, causes: &mut Causes) {
+    let count = |object: &Value, kind: &str| {
+        let conditions = object["status"]["conditions"].as_array().into_iter();
+        conditions.flatten().filter(|c| c["type"] == kind).count()
+    };
+    for kind in ["Approved", "Denied", "Failed"] {
+        if count(new, kind) < count(old, kind) {
+            let why = format!("updates may not remove a condition of type {kind:?}");
+            causes.push(Cause::forbidden("status.conditions", &why));
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -153,6 +168,23 @@ mod tests {
                 "spec.usages[1]"
             ]
         );
+    }
+
+    #[test]
+    fn a_decision_is_not_undone() {
+        let with = |kinds: &[&str]| {
+            let conditions: Vec<_> = kinds.iter().map(|kind| json!({"type": kind})).collect();
+            json!({"status": {"conditions": conditions}})
+        };
+        let undone = |new: &[&str], old: &[&str]| {
+            let mut causes = Vec::new();
+            decisions_stay(&with(new), &with(old), &mut causes);
+            causes.len()
+        };
+        assert_eq!(undone(&["Approved"], &[]), 0);
+        assert_eq!(undone(&["Approved", "Failed"], &["Approved"]), 0);
+        assert_eq!(undone(&["Approved"], &["Denied"]), 1);
+        assert_eq!(undone(&[], &["Approved", "Failed"]), 2);
     }
 
     #[test]

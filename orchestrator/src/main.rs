@@ -17,6 +17,19 @@ use tokio::signal::unix::{SignalKind, signal};
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
+const SERVER_EXAMPLES: &str = "\
+Examples:
+  A cluster that other machines reach, with IPv4 and IPv6 Services:
+    fairlead server --listen 0.0.0.0:6443 --advertise 192.0.2.10 \\
+      --service-cidr 10.96.0.0/16,fd00:96::/112
+
+  The same from a file, fairlead.yaml, with `fairlead server --config fairlead.yaml`:
+    listen: 0.0.0.0:6443
+    advertise: 192.0.2.10
+    service-cidr: [10.96.0.0/16, \"fd00:96::/112\"]
+
+  What the server logs goes to stderr; FAIRLEAD_LOG=fairlead=debug tells more.";
+
 /// A Kubernetes control plane in one process.
 ///
 /// Start one and look around:
@@ -38,6 +51,7 @@ enum Command {
     /// The first start makes a CA, keys and an admin kubeconfig in the data
     /// directory. Stop it with Ctrl-C or SIGTERM; kill -9 loses no
     /// acknowledged write.
+    #[command(after_long_help = SERVER_EXAMPLES)]
     Server(Box<ServerArgs>),
     /// Run hollow nodes against an API server: pods start and end, no containers.
     ///

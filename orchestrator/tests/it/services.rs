@@ -284,3 +284,46 @@ async fn endpoints_follow_their_node_into_another_zone() {
         .unwrap();
     settled(&cluster, "the other zone", in_zone("b")).await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_service_needs_no_more_goes_without_being_asked() {
+    let cluster = Cluster::start("traffic").await;
+    let path = "/api/v1/namespaces/default/services";
+    let merge = "application/merge-patch+json";
+    let balancer = json!({
+        "metadata": {"name": "lb"},
+        "spec": {"type": "LoadBalancer", "externalTrafficPolicy": "Local", "ports": [{"port": 80}]},
+    });
+    let (code, mut made) = cluster.post(path, &balancer).await;
+    assert_eq!(code, 201, "{made}");
+    let health = made["spec"]["healthCheckNodePort"].take();
+    assert!(health.is_number());
+    // Whoever replaces it need not know its port.
+    let at = format!("{path}/lb");
+    let (code, replaced) = cluster
+        .send("PUT", &at, "application/json", made.to_string())
+        .await;
+    assert_eq!(
+        (code, &replaced["spec"]["healthCheckNodePort"]),
+        (200, &health),
+        "{replaced}"
+    );
+    let policy = json!({"spec": {"externalTrafficPolicy": "Cluster"}});
+    let (code, patched) = cluster.send("PATCH", &at, merge, policy.to_string()).await;
+    assert_eq!(code, 200, "{patched}");
+    assert!(patched["spec"]["healthCheckNodePort"].is_null());
+    let external = json!({
+        "metadata": {"name": "ex"},
+        "spec": {"externalIPs": ["192.0.2.1"], "ports": [{"port": 80}]},
+    });
+    let (code, made) = cluster.post(path, &external).await;
+    assert_eq!(
+        (code, &made["spec"]["externalTrafficPolicy"]),
+        (201, &json!("Cluster"))
+    );
+    let none = json!({"spec": {"externalIPs": null}});
+    let at = format!("{path}/ex");
+    let (code, patched) = cluster.send("PATCH", &at, merge, none.to_string()).await;
+    assert_eq!(code, 200, "{patched}");
+    assert!(patched["spec"]["externalTrafficPolicy"].is_null());
+}

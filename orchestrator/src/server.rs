@@ -28,7 +28,7 @@ use crate::{
         },
         runtime::Clock,
     },
-    registry::{Admission, Registry, client::Client, expiry, lifecycle::NamespaceLifecycle},
+    registry::{Admission, Registry, client::Client, lifecycle::NamespaceLifecycle},
     seed,
     signer::Signer,
     status::Status,
@@ -172,12 +172,14 @@ impl Server {
         );
         let (stop, serving) = keys.serve(listener, Arc::new(api), &metrics)?;
         report(watch.step("serving", format!("https://{public}")));
-        let options = options(&config, &keys, address.port());
+        let authority = Arc::clone(&keys.authority);
+        let signer = Signer::new(client, Arc::clone(&auth), authority, tls::system_clock());
+        let options = options(&config, &keys, address.port(), signer);
         metrics.register(|registry| options.measures.register(registry));
         let controllers = Controllers::start(Arc::clone(&registry), Clock::system(), options).await;
         report(watch.step("controllers", led(&controllers)));
         let kubeconfig = config.kubeconfig.clone();
-        let renewing = keys.keep(client, Arc::clone(&auth), config, public);
+        let renewing = keys.keep(config, public);
         Ok(Self {
             address,
             kubeconfig,
@@ -260,26 +262,11 @@ impl Keys {
         Ok(kubeconfig::write(&config.kubeconfig, &text, owner)?)
     }
 
-    /// Starts what keeps certificates, aggregated roles and certificate requests up to date.
-    fn keep(
-        self,
-        client: Client,
-        auth: Arc<Auth>,
-        config: ServerConfig,
-        public: String,
-    ) -> Vec<JoinHandle<()>> {
-        let authority = Arc::clone(&self.authority);
-        let signer = Signer::new(client.clone(), auth, authority, tls::system_clock());
+    /// Starts what keeps certificates and the kubeconfig up to date.
+    fn keep(self, config: ServerConfig, public: String) -> Vec<JoinHandle<()>> {
         vec![
             tokio::spawn(Arc::clone(&self.server).keep_fresh()),
             tokio::spawn(Arc::clone(&self.admin).keep_fresh()),
-            tokio::spawn(expiry::run(
-                client.clone(),
-                Clock::system(),
-                config.event_ttl,
-            )),
-            tokio::spawn(auth::aggregation::follow(client)),
-            tokio::spawn(signer.run()),
             tokio::spawn(async move {
                 let mut renewed = self.admin.subscribe();
                 while renewed.changed().await.is_ok() {
@@ -383,13 +370,15 @@ impl Stopwatch {
 }
 
 /// What controllers need to know.
-fn options(config: &ServerConfig, keys: &Keys, port: u16) -> Options {
+fn options(config: &ServerConfig, keys: &Keys, port: u16, signer: Signer) -> Options {
     Options {
         root_ca: keys.authority.certificate_pem().to_owned(),
         server: Some(Reachable {
             address: SocketAddr::new(config.advertise, port),
             ranges: config.service_cidr.clone(),
         }),
+        signer: Some(Arc::new(signer)),
+        event_ttl: Some(config.event_ttl),
         disabled: config.disabled_controllers.clone(),
         identity: identity(config),
         measures: Measures::default(),

@@ -90,7 +90,7 @@ impl Signer {
     }
 
     /// Runs until dropped.
-    pub async fn run(self) {
+    pub async fn run(self: Arc<Self>) {
         loop {
             let informer = self
                 .client

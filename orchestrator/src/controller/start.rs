@@ -1,6 +1,6 @@
 //! Which controllers there are, and starting them.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use tokio::{sync::watch, task::JoinSet};
 
@@ -32,9 +32,10 @@ use super::{
     },
 };
 use crate::{
-    auth::User,
-    registry::{Registry, client::Client},
+    auth::{User, aggregation, identity::MASTERS},
+    registry::{Registry, client::Client, expiry},
     scheduler,
+    signer::Signer,
 };
 
 /// What controllers need to know of the cluster.
@@ -44,6 +45,10 @@ pub struct Options {
     pub root_ca: String,
     /// How pods reach the server; `None` where there is none to reach.
     pub server: Option<Reachable>,
+    /// What signs certificate requests; `None` leaves them to others.
+    pub signer: Option<Arc<Signer>>,
+    /// How long Events live; `None` keeps them.
+    pub event_ttl: Option<Duration>,
     /// Names that are not to run.
     pub disabled: Vec<String>,
     /// Who this process is among those that may share a store; the same
@@ -149,10 +154,29 @@ const ALL: &[Start] = &[
     ("pv-protection-controller", |r, c, _| {
         r.run(c, VolumeProtection::new(c));
     }),
+    ("clusterrole-aggregation-controller", |r, c, _| {
+        r.spawn(aggregation::follow(server(c)));
+    }),
+    ("certificatesigningrequest-signing-controller", |r, _, o| {
+        if let Some(signer) = o.signer.clone() {
+            r.spawn(signer.run());
+        }
+    }),
+    ("event-ttl-controller", |r, c, o| {
+        if let Some(life) = o.event_ttl {
+            r.spawn(expiry::run(c.client.clone(), c.clock.clone(), life));
+        }
+    }),
     ("default-scheduler", |r, c, o| {
         r.spawn(scheduler::run(c.clone(), o.measures.scheduler.clone()));
     }),
 ];
+
+/// Access as the server itself: who unites roles must hold what is in them.
+fn server(context: &Context) -> Client {
+    let user = User::component("system:apiserver", &[MASTERS]);
+    Client::new(Arc::clone(context.client.registry()), user, "fairlead")
+}
 
 impl Controllers {
     /// Names that [`Options::disabled`] may hold.

@@ -7,13 +7,18 @@ use fairlead::{
         leader::{Election, Timing},
         runtime::{Clock, Runtime},
     },
-    resource::cluster::LEASE,
+    resource::{
+        cluster::LEASE,
+        core::{CONFIG_MAP, NAMESPACE},
+        rbac::CLUSTER_ROLE,
+    },
+    server::Server,
 };
 use jiff::Timestamp;
-use serde_json::Value;
+use serde_json::{Value, json};
 use tokio::sync::watch;
 
-use crate::harness::Cluster;
+use crate::harness::{Cluster, Folder, config, wait_until};
 
 fn candidate(cluster: &Cluster, clock: &Clock, identity: &str) -> Election {
     let timing = Timing::default();
@@ -122,4 +127,48 @@ async fn work_begins_with_the_lease_and_ends_before_it_is_given_up() {
         .unwrap()
         .unwrap();
     assert_eq!(lease(&cluster, "work")["holderIdentity"], "");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn roles_are_united_by_who_leads_and_only_if_told_to() {
+    const NAME: &str = "clusterrole-aggregation-controller";
+    for disabled in [vec![NAME.to_owned()], Vec::new()] {
+        let unites = disabled.is_empty();
+        let folder = Folder::new("aggregation");
+        let mut config = config(&folder.0);
+        config.disabled_controllers = disabled;
+        let server = Server::start(config, |_| {}).await.unwrap();
+        let cluster = Cluster { folder, server };
+        let client = cluster.client();
+        let rules = json!([{"apiGroups": [""], "resources": ["pods"], "verbs": ["get"]}]);
+        let labels = json!({"part": "yes"});
+        for role in [
+            json!({"metadata": {"name": "all"}, "aggregationRule": {"clusterRoleSelectors": [{"matchLabels": labels}]}}),
+            json!({"metadata": {"name": "part", "labels": labels}, "rules": rules}),
+        ] {
+            client.create_value(&CLUSTER_ROLE, "", role).await.unwrap();
+        }
+        let united = || {
+            let entry = client.cache_of(&CLUSTER_ROLE).get("all").unwrap();
+            entry.value()["rules"] == rules
+        };
+        // What others do afterwards shows that there was time.
+        for name in ["a", "b"] {
+            let namespace = json!({"metadata": {"name": name}});
+            client
+                .create_value(&NAMESPACE, "", namespace)
+                .await
+                .unwrap();
+            let key = format!("{name}/kube-root-ca.crt");
+            wait_until("the CA", || {
+                client.cache_of(&CONFIG_MAP).get(&key).is_some()
+            });
+        }
+        if unites {
+            wait_until("one role", united);
+        } else {
+            assert!(!united());
+        }
+        cluster.server.stop().await;
+    }
 }

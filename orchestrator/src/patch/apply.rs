@@ -391,13 +391,14 @@ pub fn track_update(writer: &Writer<'_>, live: Option<&Value>, new: &mut Value) 
     let mut found = compare(writer.shape(), live, Some(new));
     found.exclude(&["metadata", "managedFields"]);
     writer.reset.iter().for_each(|path| found.exclude(path));
-    let mut set = writer.ownable(found.set());
+    let (changed, removed) = found.into_changed_and_removed();
+    for entry in &mut managed.0 {
+        entry.set.subtract(&changed);
+        entry.set.subtract(&removed);
+    }
+    let mut set = writer.ownable(changed);
     for path in ALWAYS_THERE {
         set.exclude_member(path);
-    }
-    for entry in &mut managed.0 {
-        entry.set.subtract(&found.set());
-        entry.set.subtract(&found.removed);
     }
     if !set.is_empty() {
         let manager = writer.identity(Operation::Update);

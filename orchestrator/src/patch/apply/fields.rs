@@ -38,6 +38,17 @@ impl FieldSet {
         }
     }
 
+    /// As [`Self::union`], with a set that is not needed any more.
+    pub(super) fn absorb(&mut self, other: Self) {
+        self.member |= other.member;
+        for (element, set) in other.below {
+            match self.below.entry(element) {
+                Entry::Occupied(mut own) => own.get_mut().absorb(set),
+                Entry::Vacant(free) => drop(free.insert(set)),
+            }
+        }
+    }
+
     /// Removes the paths of `other`, not what is below them.
     pub(super) fn subtract(&mut self, other: &Self) {
         self.member &= !other.member;

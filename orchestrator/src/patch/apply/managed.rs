@@ -55,6 +55,20 @@ pub(super) struct Entry {
     pub(super) set: FieldSet,
 }
 
+impl Entry {
+    /// Its place in the list.
+    fn rank(&self) -> (Operation, [&str; 4]) {
+        let manager = &self.manager;
+        let texts = [
+            &self.time,
+            &manager.name,
+            &manager.api_version,
+            &manager.subresource,
+        ];
+        (manager.operation, texts.map(String::as_str))
+    }
+}
+
 /// All entries of an object.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Managed(pub(super) Vec<Entry>);
@@ -72,19 +86,7 @@ impl Managed {
     /// Writes the list into an object, sorted as upstream sorts it.
     pub(super) fn put(mut self, object: &mut Value) {
         self.0.retain(|entry| !entry.set.is_empty());
-        self.0.sort_by(|a, b| {
-            let key = |entry: &Entry| {
-                let manager = &entry.manager;
-                (
-                    manager.operation,
-                    entry.time.clone(),
-                    manager.name.clone(),
-                    manager.api_version.clone(),
-                    manager.subresource.clone(),
-                )
-            };
-            key(a).cmp(&key(b))
-        });
+        self.0.sort_by(|a, b| a.rank().cmp(&b.rank()));
         let Some(metadata) = metadata_of(object) else {
             return;
         };

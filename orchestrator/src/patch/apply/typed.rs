@@ -158,21 +158,35 @@ impl Comparison {
         set
     }
 
+    /// As [`Self::set`], and the fields that are gone.
+    pub(super) fn into_changed_and_removed(self) -> (FieldSet, FieldSet) {
+        let mut set = self.added;
+        set.absorb(self.modified);
+        (set, self.removed)
+    }
+
     pub(super) fn exclude(&mut self, path: &[&str]) {
         for set in [&mut self.added, &mut self.modified, &mut self.removed] {
             set.exclude(path);
         }
     }
 
-    fn put(&mut self, element: &str, below: Self) {
+    fn put(&mut self, mut element: String, below: Self) {
         let sets = [
             (&mut self.added, below.added),
             (&mut self.modified, below.modified),
             (&mut self.removed, below.removed),
         ];
+        let mut left = sets.iter().filter(|(_, below)| !below.is_empty()).count();
         for (set, below) in sets {
             if !below.is_empty() {
-                set.below.insert(element.to_owned(), below);
+                left -= 1;
+                // Most often there is one, which takes the name as it is.
+                let name = match left {
+                    0 => std::mem::take(&mut element),
+                    _ => element.clone(),
+                };
+                set.below.insert(name, below);
             }
         }
     }
@@ -187,7 +201,7 @@ impl Comparison {
             let (old, new) = (old.get(name), new.get(name));
             if old != new {
                 let below = compare(shape.field(name), old, new);
-                self.put(&format!("f:{name}"), below);
+                self.put(format!("f:{name}"), below);
             }
         }
     }
@@ -211,7 +225,7 @@ pub(super) fn compare(shape: Shape<'_>, old: Option<&Value>, new: Option<&Value>
         found.put_fields(shape, old, new);
     } else {
         for (element, (shape, old, new)) in pairs(shape, old, new) {
-            found.put(&element, compare_all(shape, &old, &new));
+            found.put(element, compare_all(shape, &old, &new));
         }
     }
     found.added.member = old.is_none() && new.is_some();

@@ -275,15 +275,17 @@ impl Hollow {
 
     async fn follow_once(self: &Arc<Self>) -> Result<(), HttpError> {
         let path = "/api/v1/pods?fieldSelector=spec.nodeName!%3D";
-        let list = self.call("GET", path, None).await?;
+        let mut list = self.call("GET", path, None).await?;
+        let mut seen = std::collections::HashSet::new();
+        if let Value::Array(pods) = list["items"].take() {
+            for pod in pods {
+                seen.insert(pod::key(&pod));
+                self.saw(pod);
+            }
+        }
         let version = list["metadata"]["resourceVersion"]
             .as_str()
             .unwrap_or_default();
-        let mut seen = std::collections::HashSet::new();
-        for pod in list["items"].as_array().into_iter().flatten() {
-            seen.insert(pod::key(pod));
-            self.saw(pod);
-        }
         let gone: Vec<String> = {
             let pods = self.lock_pods();
             pods.keys()
@@ -296,9 +298,9 @@ impl Hollow {
         }
         let path = format!("{path}&watch=true&allowWatchBookmarks=true&resourceVersion={version}");
         let mut lines = self.client.watch(&path).await?;
-        while let Some(event) = lines.next().await? {
+        while let Some(mut event) = lines.next().await? {
             match event["type"].as_str().unwrap_or_default() {
-                "ADDED" | "MODIFIED" => self.saw(&event["object"]),
+                "ADDED" | "MODIFIED" => self.saw(event["object"].take()),
                 "DELETED" => self.forget(&pod::key(&event["object"])),
                 "ERROR" => {
                     let code = event["object"]["code"].as_u64().unwrap_or(500);
@@ -323,9 +325,9 @@ impl Hollow {
     }
 
     /// Starts what comes next for a pod, unless that is under way.
-    fn saw(self: &Arc<Self>, object: &Value) {
+    fn saw(self: &Arc<Self>, object: Value) {
         let name = object["spec"]["nodeName"].as_str().unwrap_or_default();
-        let key = pod::key(object);
+        let key = pod::key(&object);
         let step = {
             let mut pods = self.lock_pods();
             let uid = object["metadata"]["uid"].as_str().unwrap_or_default();
@@ -340,15 +342,15 @@ impl Hollow {
                     return;
                 };
                 let slot = node.take();
-                pods.insert(key.clone(), Pod::new(object, slot));
+                pods.insert(key.clone(), Pod::new(&object, slot));
             }
             let Some(pod) = pods.get_mut(&key) else {
                 return;
             };
-            pod.next(object)
+            pod.next(&object)
         };
         if let Some(step) = step {
-            tokio::spawn(Arc::clone(self).act(key, step, object.clone()));
+            tokio::spawn(Arc::clone(self).act(key, step, object));
         }
     }
 

@@ -27,6 +27,7 @@ mod list;
 mod owners;
 mod ring;
 pub mod selector;
+mod topics;
 pub mod watcher;
 
 #[cfg(test)]
@@ -63,8 +64,10 @@ pub struct Cache {
 pub struct ResourceCache {
     resource: &'static Resource,
     state: RwLock<State>,
-    /// Revision of the last event of this resource: wakes the watchers.
+    /// Revision of the last event of this resource: wakes the watchers ..
     changed: watch::Sender<Revision>,
+    /// .. but for those who wait for little of it.
+    topics: topics::Topics,
     published: watch::Receiver<Revision>,
 }
 
@@ -97,6 +100,7 @@ impl Cache {
                         ring: ring::Ring::new(floor, ring_bytes),
                     }),
                     changed: watch::channel(ceiling).0,
+                    topics: topics::Topics::new(resource.fields.len()),
                     published: receiver.clone(),
                 };
                 (resource.key, Arc::new(cache))
@@ -172,24 +176,26 @@ impl Cache {
         let Some(last) = changes.last().map(|c| c.revision) else {
             return;
         };
-        let mut touched: Vec<&ResourceCache> = Vec::new();
+        let mut touched: Vec<(&ResourceCache, Vec<Arc<Event>>)> = Vec::new();
         for change in changes {
             let Some((prefix, key)) = change.key.split_once('/') else {
                 continue;
             };
-            if let Some(cache) = self.by_resource.get(prefix) {
-                cache.apply(key, &change);
-                if !touched
-                    .iter()
-                    .any(|other| std::ptr::eq(*other, &raw const **cache))
-                {
-                    touched.push(cache);
+            if let Some(cache) = self.by_resource.get(prefix)
+                && let Some(event) = cache.apply(key, &change)
+            {
+                let same = |(other, _): &&mut (&ResourceCache, _)| {
+                    std::ptr::eq(*other, &raw const **cache)
+                };
+                match touched.iter_mut().find(same) {
+                    Some((_, events)) => events.push(event),
+                    None => touched.push((cache, vec![event])),
                 }
             }
         }
         self.published.send_replace(last);
-        for cache in touched {
-            cache.changed.send_replace(last);
+        for (cache, events) in touched {
+            cache.tell(&events, last);
         }
     }
 }
@@ -240,7 +246,14 @@ impl ResourceCache {
         self.resource
     }
 
-    fn apply(&self, key: &str, change: &Committed) {
+    /// Wakes whom these events concern; they are published.
+    fn tell(&self, events: &[Arc<Event>], last: Revision) {
+        self.changed.send_replace(last);
+        let often = self.read().ring.bytes_max() / 4;
+        self.topics.tell(events, last, often);
+    }
+
+    fn apply(&self, key: &str, change: &Committed) -> Option<Arc<Event>> {
         let mut guard = self.state.write().expect("no writer panics");
         let state = &mut *guard;
         let previous = state.objects.get(key).cloned();
@@ -261,7 +274,7 @@ impl ResourceCache {
                     }
                     Err(error) => {
                         tracing::error!(key = %change.key, %error, "a committed object cannot be read");
-                        return;
+                        return None;
                     }
                 }
             }
@@ -270,8 +283,10 @@ impl ResourceCache {
                 state.owners.remove(&previous);
                 Event::deleted(previous, change.revision)
             }
-            (None, None) => return,
+            (None, None) => return None,
         };
-        state.ring.push(Arc::new(event));
+        let event = Arc::new(event);
+        state.ring.push(Arc::clone(&event));
+        Some(event)
     }
 }

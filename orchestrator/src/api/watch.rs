@@ -4,7 +4,8 @@
 //! it for the next frame, drives what makes the frames.
 
 use std::{
-    pin::Pin,
+    pin::{Pin, pin},
+    sync::{Arc, Mutex},
     task::{Context, Poll},
     time::Duration,
 };
@@ -17,7 +18,7 @@ use prometheus_client::metrics::counter::Counter;
 use ring::rand::{SecureRandom, SystemRandom};
 use serde_json::{Value, json};
 use tokio::{
-    sync::{OwnedSemaphorePermit, mpsc},
+    sync::OwnedSemaphorePermit,
     time::{Instant, Interval, MissedTickBehavior},
 };
 
@@ -37,8 +38,6 @@ use crate::{
     store::Revision,
 };
 
-/// Frames that may wait for a client; the ring holds the rest.
-const FRAMES: usize = 4;
 /// Bytes of events put into one frame at most, beyond the first.
 const FRAME_BYTES: usize = 32 << 10;
 /// Time between bookmarks.
@@ -71,7 +70,7 @@ impl Api {
             return Err(Status::method_not_allowed());
         }
         let shape = accept::shape(&parts.headers)?;
-        let permit = std::sync::Arc::clone(&self.watches)
+        let permit = Arc::clone(&self.watches)
             .try_acquire_owned()
             .map_err(|_full| {
                 Status::too_many_requests("too many watches are open, please try again later", 5)
@@ -105,9 +104,9 @@ impl Api {
         };
         let bookmarks = options::flag(place.query, "allowWatchBookmarks");
         let life = life(place.query)?;
-        let (frames, receiver) = mpsc::channel(FRAMES);
+        let slot = Slot::default();
         let task = Task {
-            frames,
+            frames: slot.clone(),
             sent: self.metrics.watch_events(resource),
             style,
             bookmarks,
@@ -122,7 +121,7 @@ impl Api {
         let mut response = respond::json(StatusCode::OK, Bytes::new());
         *response.body_mut() = Body::new(Frames {
             run: Some(run),
-            ready: receiver,
+            ready: slot,
         });
         Ok(response)
     }
@@ -181,8 +180,33 @@ fn life(query: &str) -> Result<Duration, Status> {
     Ok(LIFE + LIFE / 256 * spread)
 }
 
+/// One frame on its way from a watch to its response. Both are polled by the
+/// connection, one after the other, so nobody has to be woken.
+#[derive(Clone, Default)]
+struct Slot(Arc<Mutex<Option<Bytes>>>);
+
+impl Slot {
+    /// Puts a frame in as soon as the one before is out.
+    async fn send(&self, frame: Bytes) {
+        let mut frame = Some(frame);
+        std::future::poll_fn(|_| {
+            let mut slot = self.0.lock().expect("no holder panics");
+            if slot.is_some() {
+                return Poll::Pending;
+            }
+            *slot = frame.take();
+            Poll::Ready(())
+        })
+        .await;
+    }
+
+    fn take(&self) -> Option<Bytes> {
+        self.0.lock().expect("no holder panics").take()
+    }
+}
+
 struct Task {
-    frames: mpsc::Sender<Bytes>,
+    frames: Slot,
     sent: Counter,
     style: Style,
     bookmarks: bool,
@@ -190,70 +214,55 @@ struct Task {
     _permit: OwnedSemaphorePermit,
 }
 
-/// The client has gone.
-struct Gone;
-
 impl Task {
-    async fn run(
-        mut self,
-        begun: Result<(Vec<std::sync::Arc<Entry>>, Watcher), Expired>,
-        life: Duration,
-    ) {
+    async fn run(mut self, begun: Result<(Vec<Arc<Entry>>, Watcher), Expired>, life: Duration) {
         let end = Instant::now() + life;
-        let result = match begun {
+        match begun {
             Ok((entries, watcher)) => self.follow(entries, watcher, end).await,
             Err(error) => self.refuse(error).await,
-        };
-        if let Err(Gone) = result {
-            tracing::trace!(resource = self.style.resource.key, "a watcher left");
         }
     }
 
-    async fn follow(
-        &mut self,
-        entries: Vec<std::sync::Arc<Entry>>,
-        mut watcher: Watcher,
-        end: Instant,
-    ) -> Result<(), Gone> {
+    async fn follow(&mut self, entries: Vec<Arc<Entry>>, mut watcher: Watcher, end: Instant) {
         let mut batch = BytesMut::new();
         for entry in entries {
-            self.push(&mut batch, EventKind::Added, &entry, None)
-                .await?;
+            self.push(&mut batch, EventKind::Added, &entry, None).await;
         }
-        self.flush(&mut batch).await?;
+        self.flush(&mut batch).await;
         if self.initial == Initial::Marked {
-            self.bookmark(watcher.revision(), true).await?;
+            self.bookmark(watcher.revision(), true).await;
         }
         let mut ticks = ticks();
+        let mut end = pin!(tokio::time::sleep_until(end));
         loop {
             tokio::select! {
                 events = watcher.next() => match events {
-                    Ok(events) => self.deliver(&events).await?,
+                    Ok(events) => self.deliver(&events).await,
                     Err(error) => return self.refuse(error).await,
                 },
-                _ = ticks.tick(), if self.bookmarks => self.catch_up(&mut watcher).await?,
-                () = tokio::time::sleep_until(end) => {
+                _ = ticks.tick(), if self.bookmarks => self.catch_up(&mut watcher).await,
+                () = &mut end => {
                     if self.bookmarks {
-                        self.catch_up(&mut watcher).await?;
+                        self.catch_up(&mut watcher).await;
                     }
-                    return Ok(());
+                    return;
                 }
             }
         }
     }
 
-    async fn deliver(&mut self, events: &[Delivery]) -> Result<(), Gone> {
+    async fn deliver(&mut self, events: &[Delivery]) {
         self.sent.inc_by(events.len() as u64);
         // One plain event goes out as the bytes that everyone shares.
         if let ([one], true) = (events, self.style.is_shared()) {
-            return self.frames.send(one.frame()).await.map_err(|_closed| Gone);
+            return self.frames.send(one.frame()).await;
         }
         let mut batch = BytesMut::new();
         for event in events {
             self.push(&mut batch, event.kind, event.entry(), Some(event))
-                .await?;
+                .await;
         }
-        self.flush(&mut batch).await
+        self.flush(&mut batch).await;
     }
 
     async fn push(
@@ -262,7 +271,7 @@ impl Task {
         kind: EventKind,
         entry: &Entry,
         delivery: Option<&Delivery>,
-    ) -> Result<(), Gone> {
+    ) {
         match (self.style.is_shared(), delivery) {
             (true, Some(delivery)) => batch.extend_from_slice(&delivery.frame()),
             (true, None) => line(batch, label(kind), &entry.bytes),
@@ -272,34 +281,28 @@ impl Task {
             }
         }
         if batch.len() >= FRAME_BYTES {
-            self.flush(batch).await
-        } else {
-            Ok(())
+            self.flush(batch).await;
         }
     }
 
-    async fn flush(&mut self, batch: &mut BytesMut) -> Result<(), Gone> {
-        if batch.is_empty() {
-            return Ok(());
+    async fn flush(&mut self, batch: &mut BytesMut) {
+        if !batch.is_empty() {
+            self.frames.send(batch.split().freeze()).await;
         }
-        self.frames
-            .send(batch.split().freeze())
-            .await
-            .map_err(|_closed| Gone)
     }
 
     /// What is still to come, and a bookmark behind it.
-    async fn catch_up(&mut self, watcher: &mut Watcher) -> Result<(), Gone> {
+    async fn catch_up(&mut self, watcher: &mut Watcher) {
         match watcher.ready() {
             Ok(events) => {
-                self.deliver(&events).await?;
-                self.bookmark(watcher.revision(), false).await
+                self.deliver(&events).await;
+                self.bookmark(watcher.revision(), false).await;
             }
             Err(error) => self.refuse(error).await,
         }
     }
 
-    async fn bookmark(&mut self, revision: Revision, initial: bool) -> Result<(), Gone> {
+    async fn bookmark(&mut self, revision: Revision, initial: bool) {
         let resource = self.style.resource;
         let mut metadata = json!({"resourceVersion": revision.to_string()});
         if initial {
@@ -325,22 +328,19 @@ impl Task {
                 table
             }
         };
-        self.send("BOOKMARK", &object).await
+        self.send("BOOKMARK", &object).await;
     }
 
     /// Cuts the watcher off: it has to list again.
-    async fn refuse(&mut self, error: Expired) -> Result<(), Gone> {
+    async fn refuse(&mut self, error: Expired) {
         let status = Status::expired(error.to_string());
-        self.send("ERROR", &status.to_value()).await
+        self.send("ERROR", &status.to_value()).await;
     }
 
-    async fn send(&mut self, label: &str, object: &Value) -> Result<(), Gone> {
+    async fn send(&mut self, label: &str, object: &Value) {
         let mut bytes = BytesMut::new();
         line(&mut bytes, label, &shape::bytes_of(object));
-        self.frames
-            .send(bytes.freeze())
-            .await
-            .map_err(|_closed| Gone)
+        self.frames.send(bytes.freeze()).await;
     }
 }
 
@@ -408,7 +408,7 @@ fn line(batch: &mut BytesMut, label: &str, object: &[u8]) {
 struct Frames {
     /// What makes the frames; `None` when it is done.
     run: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
-    ready: mpsc::Receiver<Bytes>,
+    ready: Slot,
 }
 
 impl hyper::body::Body for Frames {
@@ -419,18 +419,21 @@ impl hyper::body::Body for Frames {
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
-        // What is ready goes first: only an empty channel lets the future go on.
-        let next = match self.ready.poll_recv(context) {
-            Poll::Pending => {
-                let run = self.run.as_mut().map(|run| run.as_mut().poll(context));
-                if matches!(run, Some(Poll::Ready(()))) {
-                    self.run = None;
-                }
-                self.ready.poll_recv(context)
+        // What is ready goes first: only an empty slot lets the future go on.
+        let mut next = self.ready.take();
+        if next.is_none() {
+            if let Some(run) = &mut self.run
+                && run.as_mut().poll(context).is_ready()
+            {
+                self.run = None;
             }
-            ready @ Poll::Ready(_) => ready,
-        };
-        next.map(|bytes| bytes.map(|bytes| Ok(Frame::data(bytes))))
+            next = self.ready.take();
+        }
+        match (next, &self.run) {
+            (Some(bytes), _) => Poll::Ready(Some(Ok(Frame::data(bytes)))),
+            (None, Some(_)) => Poll::Pending,
+            (None, None) => Poll::Ready(None),
+        }
     }
 }
 

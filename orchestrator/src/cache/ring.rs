@@ -73,7 +73,8 @@ impl Event {
         }
     }
 
-    fn cost(&self) -> usize {
+    /// Bytes that it takes in a ring.
+    pub(super) fn cost(&self) -> usize {
         self.frame.len() + 128
     }
 }
@@ -135,6 +136,11 @@ impl Ring {
         self.events
             .back()
             .map_or(self.floor, |event| event.revision())
+    }
+
+    /// Bytes that it holds at most.
+    pub(super) fn bytes_max(&self) -> usize {
+        self.bytes_max
     }
 
     pub(super) fn len(&self) -> usize {

@@ -452,3 +452,113 @@ fn a_watcher_that_sleeps_too_long_is_told_to_list_again() {
         );
     });
 }
+
+/// Counts how often it is woken.
+#[derive(Default)]
+struct Woken(std::sync::atomic::AtomicUsize);
+
+impl std::task::Wake for Woken {
+    fn wake(self: Arc<Self>) {
+        self.0.fetch_add(1, Ordering::SeqCst);
+    }
+}
+
+impl Woken {
+    fn times(&self) -> usize {
+        self.0.load(Ordering::SeqCst)
+    }
+}
+
+async fn write_pod(world: &World, name: &str, node: &str) {
+    let value = format!(
+        r#"{{"apiVersion":"v1","kind":"Pod","metadata":{{"name":"{name}","namespace":"ns"}},"spec":{{"nodeName":"{node}"}}}}"#
+    );
+    let write = Write {
+        key: format!("pods/ns/{name}").into(),
+        expect: Expect::Any,
+        value: Some(Bytes::from(value)),
+        durable: true,
+    };
+    let store = world.store.as_ref().unwrap();
+    store.commit(vec![write]).await.unwrap();
+}
+
+#[test]
+fn a_watcher_of_little_sleeps_through_the_rest() {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .build()
+        .unwrap();
+    runtime.block_on(async {
+        let world = World::new(RING_BYTES);
+        let pods = resource::find("", "v1", "pods").unwrap();
+        let cache = Arc::clone(world.cache.of(pods));
+        for fields in ["spec.nodeName=a", "metadata.name=mine"] {
+            let selector = Selector::parse("", fields, pods).unwrap();
+            let from = world.cache.revision();
+            let mut watcher = cache.watch(from, Some("ns".into()), selector).unwrap();
+            let woken = Arc::new(Woken::default());
+            let waker = std::task::Waker::from(Arc::clone(&woken));
+            let mut context = std::task::Context::from_waker(&waker);
+            let mut next = Box::pin(watcher.next());
+            assert!(next.as_mut().poll(&mut context).is_pending());
+            for name in ["other", "one-more"] {
+                write_pod(&world, name, "b").await;
+            }
+            assert_eq!(woken.times(), 0, "{fields}");
+            // It comes, and it leaves for another node: both count.
+            write_pod(&world, "mine", "a").await;
+            assert_eq!(woken.times(), 1, "{fields}");
+            let std::task::Poll::Ready(Ok(seen)) = next.as_mut().poll(&mut context) else {
+                panic!("{fields}: an event is there");
+            };
+            assert_eq!(seen[0].kind, EventKind::Added);
+            drop(next);
+            write_pod(&world, "mine", "b").await;
+            assert_eq!(watcher.ready().unwrap().len(), 1, "{fields}");
+            assert_eq!(cache.topics.count(), 1);
+            drop(watcher);
+            assert_eq!(
+                cache.topics.count(),
+                0,
+                "the last watcher takes its topic along"
+            );
+            let store = world.store.as_ref().unwrap();
+            let key = "pods/ns/mine".into();
+            let gone = Write {
+                key,
+                expect: Expect::Any,
+                value: None,
+                durable: true,
+            };
+            store.commit(vec![gone]).await.unwrap();
+        }
+    });
+}
+
+#[test]
+fn a_watcher_that_sleeps_on_is_not_left_behind() {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .build()
+        .unwrap();
+    runtime.block_on(async {
+        let world = World::new(3_000);
+        let pods = resource::find("", "v1", "pods").unwrap();
+        let selector = Selector::parse("", "spec.nodeName=a", pods).unwrap();
+        let mut watcher = world
+            .cache
+            .of(pods)
+            .watch(Revision(0), None, selector)
+            .unwrap();
+        let seen = tokio::spawn(async move { watcher.next().await });
+        for number in 0..100 {
+            write_pod(&world, &format!("p{number}"), "b").await;
+            tokio::task::yield_now().await;
+        }
+        write_pod(&world, "mine", "a").await;
+        let seen = seen
+            .await
+            .unwrap()
+            .expect("what it waits for is still in the ring");
+        assert_eq!(seen[0].entry().name(), "mine");
+    });
+}

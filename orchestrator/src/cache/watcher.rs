@@ -5,7 +5,9 @@ use std::sync::Arc;
 use bytes::Bytes;
 use tokio::sync::watch;
 
-use super::{Entry, Event, EventKind, Expired, Query, ResourceCache, Revision, Selector};
+use super::{
+    Entry, Event, EventKind, Expired, Query, ResourceCache, Revision, Selector, topics::Topic,
+};
 
 /// Most events handed out at once, so that one reader holds the lock briefly.
 const BATCH: usize = 256;
@@ -16,11 +18,46 @@ const BATCH: usize = 256;
 /// polled too seldom falls out of the ring and gets [`Expired`].
 #[derive(Debug)]
 pub struct Watcher {
+    wakes: Wakes,
     cache: Arc<ResourceCache>,
-    changed: watch::Receiver<Revision>,
     cursor: Revision,
     namespace: Option<String>,
     selector: Selector,
+}
+
+/// What wakes a watcher.
+#[derive(Debug)]
+struct Wakes {
+    cache: Arc<ResourceCache>,
+    changed: watch::Receiver<Revision>,
+    /// If not everything does.
+    topic: Option<Topic>,
+}
+
+impl Wakes {
+    fn new(cache: &Arc<ResourceCache>, namespace: Option<&str>, selector: &Selector) -> Self {
+        let resource = cache.resource;
+        let topic = Topic::of(
+            namespace,
+            resource.namespaced,
+            selector,
+            resource.fields.len(),
+        );
+        let joined = topic.as_ref().and_then(|topic| cache.topics.join(topic));
+        Self {
+            cache: Arc::clone(cache),
+            changed: joined.unwrap_or_else(|| cache.changed.subscribe()),
+            topic,
+        }
+    }
+}
+
+impl Drop for Wakes {
+    fn drop(&mut self) {
+        if let Some(topic) = &self.topic {
+            self.cache.topics.leave(topic);
+        }
+    }
 }
 
 /// An event as one watcher sees it through its selector.
@@ -59,11 +96,11 @@ impl ResourceCache {
         namespace: Option<String>,
         selector: Selector,
     ) -> Result<Watcher, Expired> {
-        let changed = self.changed.subscribe();
+        let wakes = Wakes::new(self, namespace.as_deref(), &selector);
         drop(self.read().ring.after(from)?);
         Ok(Watcher {
+            wakes,
             cache: Arc::clone(self),
-            changed,
             cursor: from,
             namespace,
             selector,
@@ -104,13 +141,13 @@ impl Watcher {
     /// [`Expired`] if this watcher was too slow; it must list again.
     pub async fn next(&mut self) -> Result<Vec<Delivery>, Expired> {
         loop {
-            self.changed.borrow_and_update();
+            self.wakes.changed.borrow_and_update();
             let ready = self.ready()?;
             if !ready.is_empty() {
                 return Ok(ready);
             }
             // The sender is in self.cache and cannot be gone.
-            drop(self.changed.changed().await);
+            drop(self.wakes.changed.changed().await);
         }
     }
 

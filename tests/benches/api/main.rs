@@ -236,10 +236,15 @@ async fn schedule(report: &mut Report, effort: Effort) {
     server.stop();
     let server = Server::start(directory.path(), &[]).await;
     let waiting = schedule::backlog(&server, "backlog", effort.pods).await;
-    let name = format!("pods scheduled and bound, {NODES} nodes, of a backlog");
+    // Two readings of one promise: pods that all wait when the scheduler starts,
+    // and pods that clients create meanwhile, where creating them counts too.
+    let name = format!("{NODES} nodes: pods scheduled and bound, of a backlog");
     report.at_least(&name, waiting, "/s", 2000.0);
-    let name = format!("pods created, scheduled and bound, {NODES} nodes");
-    report.info(&name, streamed, "/s");
+    let name = format!(
+        "{NODES} nodes: pods created by {} clients, scheduled and bound",
+        schedule::CLIENTS
+    );
+    report.at_least(&name, streamed, "/s", 2000.0);
     let each = seconds * 1e6 / to_f64(effort.pods);
     report.info(&format!("{name}: server's CPU, each"), each, "us");
 }

@@ -13,7 +13,7 @@ use crate::server::Server;
 use crate::to_f64;
 
 /// Clients that create pods.
-const CLIENTS: usize = 32;
+pub(crate) const CLIENTS: usize = 32;
 /// All pods must be bound within this.
 const BOUND_MAX: Duration = Duration::from_mins(1);
 

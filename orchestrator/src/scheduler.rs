@@ -12,14 +12,13 @@ use serde_json::{Value, json};
 use tokio::task::JoinSet;
 
 use crate::{
-    auth::User,
     cache::{Delivery, Entry, EventKind, Selector, Watcher},
     controller::runtime::{
         Clock, Context, Recorder,
         object::{self, Head, served},
         stamp,
     },
-    registry::{Caller, Target, client::Client},
+    registry::{Target, client::Client},
     resource::core::NAMESPACE,
     status::Status,
 };
@@ -28,23 +27,28 @@ pub mod affinity;
 mod binding;
 pub mod decide;
 pub mod filter;
+mod likes;
 mod measure;
 pub mod node;
 pub mod pod;
 pub mod queue;
 pub mod resources;
 pub mod score;
+pub mod spread;
+pub mod tally;
 pub mod topology;
 pub mod volume;
 
 use self::{
-    decide::{Decision, decide},
+    decide::{Around, Decision, decide},
     filter::wake,
+    likes::{Services, likes},
     measure::{Ended, Watch},
     node::{NodeInfo, Nodes},
     pod::PodInfo,
     queue::Queue,
     topology::Namespaces,
+    volume::Volumes,
 };
 
 pub use self::measure::Measures;
@@ -61,16 +65,18 @@ const TURNS: usize = 64;
 #[derive(Debug)]
 struct Scheduler {
     client: Client,
-    caller: Caller,
     clock: Clock,
     recorder: Recorder,
     nodes: Nodes,
+    services: Services,
     queue: Queue,
     /// Decided, not seen bound yet: key to node.
     assumed: HashMap<Arc<str>, String>,
     writes: JoinSet<Outcome>,
     turn: usize,
     watch: Watch,
+    /// Where cache entries have a pod's node.
+    node_field: usize,
 }
 
 /// What became of a write beside the loop.
@@ -84,18 +90,16 @@ enum Outcome {
 pub async fn run(context: Context, measures: Measures) {
     let mut scheduler = Scheduler {
         client: context.client,
-        caller: Caller {
-            user: Arc::new(User::component("system:kube-scheduler", &[])),
-            agent: "kube-scheduler".into(),
-        },
         clock: context.clock,
         recorder: context.recorder,
         nodes: Nodes::default(),
+        services: Services::default(),
         queue: Queue::default(),
         assumed: HashMap::new(),
         writes: JoinSet::new(),
         turn: 0,
         watch: Watch::new(measures),
+        node_field: node_field(),
     };
     loop {
         scheduler.follow_all().await;
@@ -103,10 +107,18 @@ pub async fn run(context: Context, measures: Measures) {
     }
 }
 
+fn node_field() -> usize {
+    let mut fields = served("", "pods").fields.iter();
+    let place = fields.position(|field| field.name == "spec.nodeName");
+    place.expect("pods are selected by their node")
+}
+
 /// The watches.
 struct Watches {
     pods: Watcher,
     nodes: Watcher,
+    services: Watcher,
+    namespaces: Watcher,
     volumes: Watcher,
     claims: Watcher,
     classes: Watcher,
@@ -116,6 +128,7 @@ impl Scheduler {
     /// Reads everything and follows it until a watch falls behind.
     async fn follow_all(&mut self) {
         self.nodes = Nodes::default();
+        self.services = Services::default();
         self.queue = Queue::default();
         let Ok(mut watches) = self.open() else {
             return;
@@ -134,6 +147,8 @@ impl Scheduler {
                 }
                 seen = watches.nodes.next() => seen.map(|d| self.nodes_changed(&d)),
                 seen = watches.pods.next() => seen.map(|d| self.pods_changed(&d)),
+                seen = watches.services.next() => seen.map(|d| self.services_changed(&d)),
+                seen = watches.namespaces.next() => seen.map(|_| self.wake(wake::NAMESPACE)),
                 seen = watches.volumes.next() => seen.map(|_| self.wake(wake::VOLUME)),
                 seen = watches.claims.next() => seen.map(|_| self.wake(wake::VOLUME)),
                 seen = watches.classes.next() => seen.map(|_| self.wake(wake::VOLUME)),
@@ -153,6 +168,10 @@ impl Scheduler {
         for entry in nodes {
             self.node_written(&entry);
         }
+        let (services, service_watch) = self.client.informer_of(served("", "services"), all())?;
+        for entry in services {
+            self.services.set(&entry);
+        }
         let (pods, pod_watch) = self.client.informer_of(served("", "pods"), all())?;
         for entry in pods {
             self.pod_written(&entry);
@@ -162,11 +181,13 @@ impl Scheduler {
             informer.map(|(_, watcher)| watcher)
         };
         Ok(Watches {
+            namespaces: watch("", "namespaces")?,
             volumes: watch("", "persistentvolumes")?,
             claims: watch("", "persistentvolumeclaims")?,
             classes: watch("storage.k8s.io", "storageclasses")?,
             pods: pod_watch,
             nodes: node_watch,
+            services: service_watch,
         })
     }
 
@@ -188,6 +209,16 @@ impl Scheduler {
         }
     }
 
+    fn services_changed(&mut self, deliveries: &[Delivery]) {
+        for delivery in deliveries {
+            if delivery.kind == EventKind::Deleted {
+                self.services.remove(delivery.entry());
+            } else {
+                self.services.set(delivery.entry());
+            }
+        }
+    }
+
     fn node_written(&mut self, entry: &Entry) -> bool {
         match NodeInfo::of(entry) {
             Ok(node) => self.nodes.set(node),
@@ -199,63 +230,96 @@ impl Scheduler {
     }
 
     fn pods_changed(&mut self, deliveries: &[Delivery]) {
-        let mut helps = false;
+        let mut wakes = 0;
         for delivery in deliveries {
             let entry = delivery.entry();
             if delivery.kind == EventKind::Deleted {
-                self.watch.leave(&entry.key);
-                self.queue.remove(&entry.key);
-                self.assumed.remove(&entry.key);
-                helps |= self.nodes.take(&entry.key).is_some();
+                wakes |= self.pod_left(&entry.key);
             } else {
-                helps |= self.pod_written(entry);
+                wakes |= self.pod_written(entry);
             }
         }
-        if helps {
-            self.wake(wake::POD);
+        if wakes != 0 && self.queue.has_refused() {
+            self.wake(wakes);
         }
     }
 
-    /// Whether it may help another pod.
-    fn pod_written(&mut self, entry: &Entry) -> bool {
+    /// The pod takes no place any more; which events that is.
+    fn pod_left(&mut self, key: &str) -> u8 {
+        self.watch.leave(key);
+        self.queue.remove(key);
+        self.assumed.remove(key);
+        match self.nodes.take(key) {
+            Some(_) => wake::POD,
+            None => 0,
+        }
+    }
+
+    /// Which events that is to other pods.
+    fn pod_written(&mut self, entry: &Entry) -> u8 {
+        if self.is_as_decided(entry) {
+            self.queue.remove(&entry.key);
+            self.assumed.remove(&entry.key);
+            return wake::PLACED;
+        }
         let pod = match PodInfo::of(entry) {
             Ok(pod) => Arc::new(pod),
             Err(error) => {
                 tracing::error!(pod = &*entry.key, %error, "a pod cannot be read");
-                return false;
+                return 0;
             }
         };
         if pod.over {
-            self.watch.leave(&pod.key);
-            self.queue.remove(&pod.key);
-            self.assumed.remove(&pod.key);
-            return self.nodes.take(&pod.key).is_some();
+            return self.pod_left(&pod.key);
         }
         if !pod.node.is_empty() {
             self.queue.remove(&pod.key);
-            self.assumed.remove(&pod.key);
-            let minds = !pod.meta.labels.is_empty();
+            let decided = self.assumed.remove(&pod.key).is_some();
+            let wakes = match self.nodes.pod(&pod.key) {
+                Some(before) if !before.counts_as(&pod) => wake::POD | wake::PLACED,
+                Some(_) if !decided => 0,
+                _ => wake::PLACED,
+            };
             self.nodes.put(pod);
-            return minds && self.queue.has_refused();
+            return wakes;
         }
+        self.unplaced(pod);
+        0
+    }
+
+    /// Whether the pod is now bound just as it was decided.
+    fn is_as_decided(&self, entry: &Entry) -> bool {
+        let node = entry.fields.get(self.node_field).map_or("", |node| node);
+        let decided = self.assumed.get(&entry.key);
+        let assumed = self.nodes.pod(&entry.key);
+        decided.is_some_and(|decided| decided == node)
+            && assumed.is_some_and(|pod| {
+                let labels = entry.labels.iter().map(|(key, value)| (&**key, &**value));
+                let known = pod.meta.labels.iter();
+                let known = known.map(|(key, value)| (key.as_str(), value.as_str()));
+                *pod.meta.uid == *entry.uid && labels.eq(known)
+            })
+    }
+
+    /// A pod without a node.
+    fn unplaced(&mut self, pod: Arc<PodInfo>) {
         if !pod.is_waiting() || self.assumed.contains_key(&pod.key) {
             if !pod.is_waiting() {
                 self.queue.remove(&pod.key);
             }
-            return false;
+            return;
         }
         if pod.gated {
             self.queue.remove(&pod.key);
             let text = "Scheduling is blocked due to non-empty scheduling gates";
             self.report(&pod, "SchedulingGated", text);
-            return false;
+            return;
         }
         // Its own status is written here; that is no reason for another attempt.
         if !self.queue.is_same(&pod) {
             self.watch.enter(&pod.key);
             self.queue.add(pod);
         }
-        false
     }
 
     fn decide_some(&mut self) {
@@ -272,12 +336,22 @@ impl Scheduler {
 
     fn place(&mut self, pod: Arc<PodInfo>) {
         self.watch.attempt(&pod.key);
-        let volumes = match binding::volumes(&self.client, &pod) {
+        let volumes = match binding::volumes(&self.client, &pod, &self.nodes) {
             Ok(volumes) => volumes,
-            Err(message) => return self.refuse(&pod, &message, wake::VOLUME),
+            // Without nodes there is more to say than this.
+            Err(_) if self.nodes.count() == 0 => Volumes::default(),
+            Err(why) => {
+                let nodes = self.nodes.count();
+                let message = format!("0/{nodes} nodes are available: {why}.");
+                return self.refuse(&pod, &message, wake::VOLUME);
+            }
         };
-        let namespaces = self.namespaces(&pod);
-        match decide(&pod, &self.nodes, &namespaces, &volumes, &mut self.turn) {
+        let around = Around {
+            namespaces: self.namespaces(&pod),
+            volumes,
+            likes: likes(&self.client, &self.services, &pod),
+        };
+        match decide(&pod, &mut self.nodes, &around, &mut self.turn) {
             Decision::Refused { message, wakes } => self.refuse(&pod, &message, wakes),
             Decision::Node(node) => {
                 let mut placed = (*pod).clone();
@@ -286,9 +360,8 @@ impl Scheduler {
                 self.assumed.insert(Arc::clone(&pod.key), node.clone());
                 let bind = binding::Bind {
                     client: self.client.clone(),
-                    caller: self.caller.clone(),
                     clock: self.clock.clone(),
-                    claims: volumes.waiting().cloned().collect(),
+                    claims: around.volumes.waiting().cloned().collect(),
                 };
                 self.writes.spawn(async move {
                     let result = bind.run(&pod, &node).await;
@@ -300,7 +373,7 @@ impl Scheduler {
 
     /// Labels of all namespaces, where a term asks for them.
     fn namespaces(&self, pod: &PodInfo) -> Namespaces {
-        if !pod.minds_pods() && self.nodes.present().all(|node| node.minding == 0) {
+        if !pod.asks_namespaces() && !self.nodes.has_asking() {
             return Namespaces::new();
         }
         let all = object::list(&self.client, &NAMESPACE, "").unwrap_or_default();
@@ -381,7 +454,9 @@ impl Scheduler {
                 tracing::debug!(pod = &*pod.key, %status, "not bound, will retry");
                 self.watch.ended(&pod.key, Ended::Error);
                 // Only what was assumed is taken back, not what has happened since.
-                if self.assumed.remove(&pod.key).is_some() {
+                let placed = self.nodes.pod(&pod.key);
+                let same = placed.is_some_and(|placed| placed.meta.uid == pod.meta.uid);
+                if same && self.assumed.remove(&pod.key).is_some() {
                     self.nodes.take(&pod.key);
                     self.queue.failed(&pod.key, self.clock.now());
                     self.wake(wake::POD);

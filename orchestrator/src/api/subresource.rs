@@ -66,9 +66,7 @@ impl Api {
         };
         match sub.name {
             "binding" => {
-                self.registry
-                    .bind(target, &request.caller, &value, &options)
-                    .await?;
+                self.registry.bind(target, &value, &options).await?;
                 Ok(respond::value(StatusCode::CREATED, &success()))
             }
             "eviction" => {
@@ -176,9 +174,7 @@ impl Api {
                     ..Target::object(pods, place.namespace, &name)
                 };
                 let options = options::write(place.query)?;
-                self.registry
-                    .bind(target, caller, &review, &options)
-                    .await?;
+                self.registry.bind(target, &review, &options).await?;
                 success()
             }
             _ => return Err(Status::method_not_allowed()),

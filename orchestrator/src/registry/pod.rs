@@ -13,7 +13,6 @@ impl Registry {
     pub async fn bind(
         &self,
         target: Target<'_>,
-        caller: &Caller,
         binding: &Value,
         options: &WriteOptions,
     ) -> Result<Written, Status> {
@@ -30,58 +29,9 @@ impl Registry {
         if !causes.is_empty() {
             return Err(Status::invalid("", "Binding", target.name, causes));
         }
-        let conflict = |why: String| {
-            Status::conflict(
-                crate::status::Subject {
-                    group: "",
-                    resource: "pods/binding",
-                },
-                target.name,
-                why,
-            )
-        };
         let now = super::metadata::stamp(self.now());
-        let change = |current: &Value| {
-            if !current["metadata"]["deletionTimestamp"].is_null() {
-                return Err(conflict(format!(
-                    "pod {} is being deleted, cannot be assigned to a host",
-                    target.name
-                )));
-            }
-            if let Some(host) = current["spec"]["nodeName"]
-                .as_str()
-                .filter(|host| !host.is_empty())
-            {
-                return Err(conflict(format!(
-                    "pod {} is already assigned to node {host:?}",
-                    target.name
-                )));
-            }
-            let gates = current["spec"]["schedulingGates"].as_array();
-            if gates.is_some_and(|gates| !gates.is_empty()) {
-                return Err(conflict(format!(
-                    "pod {} has non-empty .spec.schedulingGates",
-                    target.name
-                )));
-            }
-            let mut new = current.clone();
-            for field in ["uid", "resourceVersion"] {
-                if let Some(value) = binding["metadata"].get(field) {
-                    new["metadata"][field] = value.clone();
-                }
-            }
-            new["spec"]["nodeName"] = node.into();
-            for (key, value) in binding["metadata"]["annotations"]
-                .as_object()
-                .into_iter()
-                .flatten()
-            {
-                new["metadata"]["annotations"][key] = value.clone();
-            }
-            scheduled(&mut new, &now);
-            Ok(new)
-        };
-        self.update(target, caller, &change, options).await
+        let put = |pod: &mut Value| place(pod, binding, target.name, &now);
+        self.assign(target, binding, &put, options).await
     }
 
     /// Deletes a pod on behalf of a drain.
@@ -121,6 +71,37 @@ impl Registry {
         )
         .await
     }
+}
+
+/// Puts a pod on the node that a binding names.
+fn place(pod: &mut Value, binding: &Value, name: &str, now: &str) -> Result<(), Status> {
+    let conflict = |why: String| {
+        let subject = crate::status::Subject {
+            group: "",
+            resource: "pods/binding",
+        };
+        Err(Status::conflict(subject, name, why))
+    };
+    if !pod["metadata"]["deletionTimestamp"].is_null() {
+        return conflict(format!(
+            "pod {name} is being deleted, cannot be assigned to a host"
+        ));
+    }
+    let host = pod["spec"]["nodeName"].as_str().unwrap_or_default();
+    if !host.is_empty() {
+        return conflict(format!("pod {name} is already assigned to node {host:?}"));
+    }
+    let gates = pod["spec"]["schedulingGates"].as_array();
+    if gates.is_some_and(|gates| !gates.is_empty()) {
+        return conflict(format!("pod {name} has non-empty .spec.schedulingGates"));
+    }
+    pod["spec"]["nodeName"] = binding["target"]["name"].clone();
+    let annotations = binding["metadata"]["annotations"].as_object();
+    for (key, value) in annotations.into_iter().flatten() {
+        pod["metadata"]["annotations"][key] = value.clone();
+    }
+    scheduled(pod, now);
+    Ok(())
 }
 
 /// Sets the condition `PodScheduled` to true.

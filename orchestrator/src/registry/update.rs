@@ -91,6 +91,46 @@ impl Registry {
         Err(Status::modified(target.resource.subject(), target.name))
     }
 
+    /// Sets fields of the server's own making, and nothing else: no defaults, no
+    /// owners of fields, no new generation, as upstream binds a pod. `given`
+    /// may hold a UID and a resourceVersion in its metadata that must fit.
+    ///
+    /// # Errors
+    /// Those of `set`; 404, 409 (`Conflict`).
+    pub(super) async fn assign(
+        &self,
+        target: Target<'_>,
+        given: &Value,
+        set: &(dyn Fn(&mut Value) -> Result<(), Status> + Send + Sync),
+        options: &WriteOptions,
+    ) -> Result<Written, Status> {
+        let key = target.resource.object_key(target.namespace, target.name);
+        let _turn = self.lock(target.resource, &key).await;
+        for _ in 0..ATTEMPTS {
+            let current = self.get(target)?;
+            let mut object = current.value();
+            preconditions(target, given, &object)?;
+            set(&mut object)?;
+            let stored = encode::bounded(&object)?;
+            match self
+                .replace(target, &key, &current, stored, false, options)
+                .await
+            {
+                Ok((object, revision)) => {
+                    return Ok(Written {
+                        object,
+                        revision,
+                        created: false,
+                        warnings: Vec::new(),
+                    });
+                }
+                Err(CommitError::Precondition { .. }) => {}
+                Err(error) => return Err(engine_failure(&error)),
+            }
+        }
+        Err(Status::modified(target.resource.subject(), target.name))
+    }
+
     /// Everything between the change and the commit.
     fn prepare(
         &self,
@@ -203,8 +243,8 @@ fn preconditions(target: Target<'_>, new: &Value, old: &Value) -> Result<(), Sta
 fn isolate(resource: &Resource, subresource: &str, new: &mut Value, old: &Value) {
     match subresource {
         "" if resource.has_status() => take(new, old, "status"),
-        // Made here out of the current object, see `scale` and `pod`.
-        "" | "scale" | "binding" => {}
+        // Made here out of the current object, see `scale`.
+        "" | "scale" => {}
         "status" => {
             let status = new.get("status").cloned();
             let metadata = new["metadata"].take();

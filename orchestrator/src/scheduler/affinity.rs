@@ -1,6 +1,6 @@
 //! Whether labels, taints and selectors fit together. Pure.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use k8s_openapi::{
     api::core::v1::{NodeSelector, NodeSelectorRequirement, NodeSelectorTerm, Taint, Toleration},
@@ -73,6 +73,21 @@ pub fn node_selected(selector: &NodeSelector, node: &NodeInfo) -> bool {
         .node_selector_terms
         .iter()
         .any(|term| term_takes(term, node))
+}
+
+/// The names of the only nodes that a selector can take, if each of its terms
+/// names some.
+pub fn named_nodes(selector: Option<&NodeSelector>) -> Option<BTreeSet<&str>> {
+    let mut names = BTreeSet::new();
+    for term in &selector?.node_selector_terms {
+        let fields = term.match_fields.iter().flatten();
+        let named = fields
+            .filter(|field| field.key == "metadata.name" && field.operator == "In")
+            .map(|field| field.values.iter().flatten().map(String::as_str).collect())
+            .reduce(|all: BTreeSet<&str>, more| &all & &more)?;
+        names.extend(named);
+    }
+    Some(names)
 }
 
 /// Whether a toleration covers a taint.

@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 
 use super::{
     SELECTED_NODE,
+    node::Nodes,
     pod::PodInfo,
     volume::{Claim, Room, Volumes},
 };
@@ -22,10 +23,12 @@ use crate::{
             volumes_for,
         },
     },
-    registry::{Caller, Target, WriteOptions, client::Client},
+    registry::{Target, WriteOptions, client::Client},
     status::{Status, Subject},
 };
 
+/// Access by one pod at a time.
+const ONE_POD: &str = "ReadWriteOncePod";
 /// How long a volume may take to be bound.
 const VOLUME_WAIT: Duration = Duration::from_mins(10);
 /// Provisioner of classes whose volumes are made by hand.
@@ -35,7 +38,7 @@ const BY_HAND: &str = "kubernetes.io/no-provisioner";
 ///
 /// # Errors
 /// The reason why the pod cannot be placed anywhere yet.
-pub(super) fn volumes(client: &Client, pod: &PodInfo) -> Result<Volumes, String> {
+pub(super) fn volumes(client: &Client, pod: &PodInfo, nodes: &Nodes) -> Result<Volumes, String> {
     let mut volumes = Volumes::default();
     for name in &pod.claims {
         let key = format!("{}/{name}", pod.meta.namespace);
@@ -46,6 +49,8 @@ pub(super) fn volumes(client: &Client, pod: &PodInfo) -> Result<Volumes, String>
         if claim.metadata.deleting() {
             return Err(format!("persistentvolumeclaim {name:?} is being deleted"));
         }
+        let alone = claim.spec.access_modes.iter().any(|mode| mode == ONE_POD);
+        volumes.taken |= alone && nodes.uses_claim(&key);
         volumes.claims.insert(name.clone(), demand(client, &claim)?);
     }
     Ok(volumes)
@@ -142,7 +147,6 @@ pub(super) fn set_condition(conditions: &mut Value, condition: &Value) {
 /// One binding.
 pub(super) struct Bind {
     pub(super) client: Client,
-    pub(super) caller: Caller,
     pub(super) clock: Clock,
     /// Claims that wait for the node.
     pub(super) claims: Vec<String>,
@@ -166,10 +170,7 @@ impl Bind {
         });
         let options = WriteOptions::default();
         let registry = self.client.registry();
-        registry
-            .bind(target, &self.caller, &binding, &options)
-            .await
-            .map(drop)
+        registry.bind(target, &binding, &options).await.map(drop)
     }
 
     async fn select_node(&self, namespace: &str, claim: &str, node: &str) -> Result<(), Status> {

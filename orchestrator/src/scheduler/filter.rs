@@ -9,6 +9,7 @@ use super::{
     node::NodeInfo,
     pod::PodInfo,
     resources::Resources,
+    spread::Spread,
     topology::Topology,
     volume::Volumes,
 };
@@ -24,12 +25,16 @@ pub enum Reason {
     Taint(String, String),
     /// The pod's node selector or affinity.
     Affinity,
+    /// The pod names its nodes, and not this one.
+    NotNamed,
     /// A host port is taken.
     Ports,
     /// Too little of a resource.
     Insufficient(String),
     /// As many pods as the node takes.
     TooManyPods,
+    /// A claim that one pod only may use is in use.
+    ClaimTaken,
     /// A bound volume is elsewhere.
     VolumeElsewhere,
     /// No volume to bind, and none that could be made here.
@@ -50,25 +55,34 @@ pub enum Reason {
 pub mod wake {
     /// Node labels, taints, capacity.
     pub const NODE: u8 = 1;
-    /// Pods that go or change.
+    /// Pods that go.
     pub const POD: u8 = 2;
     /// Volumes, claims and classes.
     pub const VOLUME: u8 = 4;
+    /// Pods that come, or have other labels.
+    pub const PLACED: u8 = 8;
+    /// Namespaces, whose labels terms may select.
+    pub const NAMESPACE: u8 = 16;
 }
 
 impl Reason {
     /// Which events may lift it.
     pub fn wakes(&self) -> u8 {
         match self {
-            Self::Unschedulable | Self::Name | Self::Taint(..) | Self::Affinity => wake::NODE,
-            Self::Ports
-            | Self::Insufficient(_)
-            | Self::TooManyPods
-            | Self::Spread
-            | Self::SpreadLabel
-            | Self::NotNear
-            | Self::NotApart
-            | Self::Unwelcome => wake::NODE | wake::POD,
+            Self::Unschedulable
+            | Self::Name
+            | Self::Taint(..)
+            | Self::Affinity
+            | Self::NotNamed
+            | Self::SpreadLabel => wake::NODE,
+            Self::Ports | Self::Insufficient(_) | Self::TooManyPods | Self::ClaimTaken => {
+                wake::NODE | wake::POD
+            }
+            Self::NotNear => wake::NODE | wake::PLACED | wake::NAMESPACE,
+            Self::Spread => wake::NODE | wake::POD | wake::PLACED,
+            Self::NotApart | Self::Unwelcome => {
+                wake::NODE | wake::POD | wake::PLACED | wake::NAMESPACE
+            }
             Self::VolumeElsewhere | Self::NoVolume => wake::NODE | wake::VOLUME,
         }
     }
@@ -83,9 +97,13 @@ impl fmt::Display for Reason {
                 return write!(f, "node(s) had untolerated taint {{{key}: {value}}}");
             }
             Self::Affinity => "node(s) didn't match Pod's node affinity/selector",
+            Self::NotNamed => "node(s) didn't satisfy plugin(s) [NodeAffinity]",
             Self::Ports => "node(s) didn't have free ports for the requested pod ports",
             Self::Insufficient(name) => return write!(f, "Insufficient {name}"),
             Self::TooManyPods => "Too many pods",
+            Self::ClaimTaken => {
+                "node has pod using PersistentVolumeClaim with the same name and ReadWriteOncePod access mode"
+            }
             Self::VolumeElsewhere => "node(s) had volume node affinity conflict",
             Self::NoVolume => "node(s) didn't find available persistent volumes to bind",
             Self::Spread => "node(s) didn't match pod topology spread constraints",
@@ -107,6 +125,7 @@ const CORDONED: &str = "node.kubernetes.io/unschedulable";
 pub fn refusals(
     pod: &PodInfo,
     node: &NodeInfo,
+    spread: &Spread<'_>,
     topology: &Topology,
     volumes: &Volumes,
 ) -> Vec<Reason> {
@@ -131,7 +150,9 @@ pub fn refusals(
     if let Some(reason) = volumes.refusal(node) {
         return one(reason);
     }
-    topology.refusal(node).map(one).unwrap_or_default()
+    let apart = || topology.refusal(node);
+    let reason = spread.refusal(node).or_else(apart);
+    reason.map(one).unwrap_or_default()
 }
 
 fn tolerates_cordon(pod: &PodInfo) -> bool {

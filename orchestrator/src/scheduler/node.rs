@@ -5,12 +5,13 @@ use std::{
     sync::Arc,
 };
 
-use k8s_openapi::api::core::v1::Taint;
+use k8s_openapi::{api::core::v1::Taint, apimachinery::pkg::apis::meta::v1::LabelSelector};
 use serde::Deserialize;
 
 use super::{
     pod::PodInfo,
     resources::{Resources, Usage},
+    tally::{Tallies, Tally},
 };
 use crate::cache::Entry;
 
@@ -132,6 +133,25 @@ pub struct Nodes {
     /// Pod key to the node it is on or is assumed to be on.
     places: HashMap<Arc<str>, usize>,
     present: usize,
+    /// How many nodes have an image.
+    images: HashMap<String, usize>,
+    /// How many placed pods use a claim, by `namespace/name`.
+    claims: HashMap<String, usize>,
+    /// Placed pods that mind other pods, and those of them that ask for namespaces.
+    minding: usize,
+    asking: usize,
+    tallies: Tallies,
+}
+
+/// One more of something, or one less.
+fn count(counts: &mut HashMap<String, usize>, name: &str, more: bool) {
+    match counts.get_mut(name) {
+        Some(count) if more => *count += 1,
+        Some(count) if *count > 1 => *count -= 1,
+        Some(_) => drop(counts.remove(name)),
+        None if more => drop(counts.insert(name.to_owned(), 1)),
+        None => {}
+    }
 }
 
 impl Nodes {
@@ -143,6 +163,34 @@ impl Nodes {
     /// How many nodes exist.
     pub fn count(&self) -> usize {
         self.present
+    }
+
+    /// A node that exists.
+    pub fn named(&self, name: &str) -> Option<&NodeInfo> {
+        let node = self.list.get(*self.by_name.get(name)?)?;
+        node.present.then_some(node)
+    }
+
+    /// How many nodes have an image.
+    pub fn having_image(&self, name: &str) -> usize {
+        self.images.get(name).copied().unwrap_or(0)
+    }
+
+    /// Whether a pod on some node uses this claim: `namespace/name`.
+    pub fn uses_claim(&self, key: &str) -> bool {
+        self.claims.contains_key(key)
+    }
+
+    /// Begins to count the pods that a selector takes; `key` is its name.
+    pub fn keep_count(&mut self, namespace: &str, key: &str, selector: &LabelSelector) {
+        let pods = self.list.iter().flat_map(|node| node.pods.values());
+        let pods = pods.map(|pod| &**pod);
+        self.tallies.keep(namespace, key, selector, pods);
+    }
+
+    /// The count of a selector, if it is kept.
+    pub fn tally(&self, namespace: &str, key: &str) -> Option<&Tally> {
+        self.tallies.get(namespace, key)
     }
 
     /// The nodes by index, absent ones included.
@@ -167,6 +215,14 @@ impl Nodes {
         let index = self.index(&node.name);
         let slot = &mut self.list[index];
         self.present += usize::from(!slot.present);
+        if slot.images != node.images {
+            slot.images
+                .keys()
+                .for_each(|i| count(&mut self.images, i, false));
+            node.images
+                .keys()
+                .for_each(|i| count(&mut self.images, i, true));
+        }
         let changed = !slot.present
             || slot.labels != node.labels
             || slot.taints != node.taints
@@ -186,19 +242,58 @@ impl Nodes {
         let Some(&index) = self.by_name.get(name) else {
             return;
         };
-        self.present -= usize::from(self.list[index].present);
-        self.list[index].present = false;
+        let node = &mut self.list[index];
+        self.present -= usize::from(node.present);
+        node.present = false;
+        for (image, _) in node.images.drain() {
+            count(&mut self.images, &image, false);
+        }
         self.forget_if_empty(index);
     }
 
     /// A pod is, or is assumed to be, on its node.
     pub fn put(&mut self, pod: Arc<PodInfo>) {
         let index = self.index(&pod.node);
-        match self.places.insert(Arc::clone(&pod.key), index) {
-            Some(before) if before != index => drop(self.list[before].take(&pod.key)),
-            _ => {}
+        let before = self.places.insert(Arc::clone(&pod.key), index);
+        let old = before.and_then(|before| self.list[before].take(&pod.key));
+        if !old.as_ref().is_some_and(|old| old.counts_as(&pod)) {
+            if let Some(old) = &old {
+                self.tallies.remove(old);
+            }
+            self.tallies.add(&pod);
         }
+        if let Some(old) = &old {
+            self.uncount(old);
+        }
+        for claim in pod.claim_keys() {
+            count(&mut self.claims, &claim, true);
+        }
+        self.minding += usize::from(pod.minds_pods());
+        self.asking += usize::from(pod.asks_namespaces());
         self.list[index].put(pod);
+    }
+
+    fn uncount(&mut self, pod: &PodInfo) {
+        for claim in pod.claim_keys() {
+            count(&mut self.claims, &claim, false);
+        }
+        self.minding -= usize::from(pod.minds_pods());
+        self.asking -= usize::from(pod.asks_namespaces());
+    }
+
+    /// Whether where others are matters to a placed pod.
+    pub fn has_minding(&self) -> bool {
+        self.minding > 0
+    }
+
+    /// Whether namespaces' labels matter to a placed pod.
+    pub fn has_asking(&self) -> bool {
+        self.asking > 0
+    }
+
+    /// A pod that is, or is assumed to be, on a node.
+    pub fn pod(&self, key: &str) -> Option<&Arc<PodInfo>> {
+        self.list.get(*self.places.get(key)?)?.pods.get(key)
     }
 
     /// The node that a pod is on.
@@ -210,9 +305,11 @@ impl Nodes {
     /// A pod is gone from its node, if it was on one.
     pub fn take(&mut self, key: &str) -> Option<Arc<PodInfo>> {
         let index = self.places.remove(key)?;
-        let pod = self.list[index].take(key);
+        let pod = self.list[index].take(key)?;
+        self.tallies.remove(&pod);
+        self.uncount(&pod);
         self.forget_if_empty(index);
-        pod
+        Some(pod)
     }
 
     /// Drops the place of an absent node without pods; the last one moves in.

@@ -9,7 +9,10 @@ use k8s_openapi::api::core::v1::{
 };
 use serde::Deserialize;
 
-use super::resources::{Resources, Usage};
+use super::{
+    resources::{Resources, Usage},
+    spread::Constraint,
+};
 use crate::{cache::Entry, controller::runtime::object::Meta};
 
 /// A pod.
@@ -50,10 +53,10 @@ pub struct PodInfo {
     /// Pods it likes to be away from.
     pub dislikes: Vec<WeightedPodAffinityTerm>,
     /// How it wants to be spread with its likes.
-    pub spread: Vec<TopologySpreadConstraint>,
+    pub spread: Vec<Constraint>,
     /// Names of its claims of volumes, in its namespace.
     pub claims: Vec<String>,
-    /// Images of its containers.
+    /// Images of its containers, init containers included, each with a tag.
     pub images: Vec<String>,
     /// `PodScheduled` as it is reported: status, reason, message.
     pub reported: Option<(String, String, String)>,
@@ -104,6 +107,8 @@ struct RawSpec {
     init_containers: Vec<RawContainer>,
     #[serde(default)]
     overhead: BTreeMap<String, String>,
+    #[serde(default)]
+    resources: RawResources,
     #[serde(default)]
     tolerations: Vec<Toleration>,
     #[serde(default)]
@@ -180,13 +185,13 @@ impl PodInfo {
     }
 
     fn from_raw(key: Arc<str>, raw: Raw) -> Self {
-        let spec = raw.spec;
+        let mut spec = raw.spec;
         let reported = raw
             .status
             .conditions
             .into_iter()
             .find(|c| c.r#type == "PodScheduled");
-        let affinity = spec.affinity.unwrap_or_default();
+        let affinity = spec.affinity.take().unwrap_or_default();
         let nodes = affinity.node_affinity.unwrap_or_default();
         let near = affinity.pod_affinity.unwrap_or_default();
         let apart = affinity.pod_anti_affinity.unwrap_or_default();
@@ -206,13 +211,14 @@ impl PodInfo {
         Self {
             key,
             claims: claims.collect(),
+            usage: usage(&spec),
+            ports: ports(&spec.containers, &spec.init_containers),
+            images: images(&spec.init_containers, &spec.containers),
             node: spec.node_name,
             scheduler: spec.scheduler_name,
             gated: !spec.scheduling_gates.is_empty(),
             over: matches!(raw.status.phase.as_str(), "Succeeded" | "Failed"),
             priority: spec.priority.unwrap_or(0),
-            usage: usage(&spec.containers, &spec.init_containers, &spec.overhead),
-            ports: ports(&spec.containers, &spec.init_containers),
             tolerations: spec.tolerations,
             node_selector: spec.node_selector,
             required_nodes: nodes.required_during_scheduling_ignored_during_execution,
@@ -231,8 +237,11 @@ impl PodInfo {
             dislikes: apart
                 .preferred_during_scheduling_ignored_during_execution
                 .unwrap_or_default(),
-            spread: spec.topology_spread_constraints,
-            images: spec.containers.into_iter().map(|c| c.image).collect(),
+            spread: spec
+                .topology_spread_constraints
+                .into_iter()
+                .map(|asked| Constraint::of(asked, &raw.metadata.labels))
+                .collect(),
             reported: reported.map(|c| (c.status, c.reason, c.message)),
             meta: raw.metadata,
         }
@@ -251,6 +260,29 @@ impl PodInfo {
         self.meta.born()
     }
 
+    /// Its claims as `namespace/name`.
+    pub fn claim_keys(&self) -> impl Iterator<Item = String> + use<'_> {
+        let namespace = &self.meta.namespace;
+        self.claims
+            .iter()
+            .map(move |name| format!("{namespace}/{name}"))
+    }
+
+    /// Whether selectors count it as they count `other`.
+    pub fn counts_as(&self, other: &Self) -> bool {
+        self.node == other.node
+            && self.meta.labels == other.meta.labels
+            && self.meta.deleting() == other.meta.deleting()
+    }
+
+    /// Whether one of its terms selects namespaces.
+    pub fn asks_namespaces(&self) -> bool {
+        let liked = self.likes.iter().chain(&self.dislikes);
+        let liked = liked.map(|weighted| &weighted.pod_affinity_term);
+        let mut terms = self.near.iter().chain(&self.apart).chain(liked);
+        terms.any(|term| term.namespace_selector.is_some())
+    }
+
     /// Whether where other pods are matters to it.
     pub fn minds_pods(&self) -> bool {
         !(self.near.is_empty()
@@ -262,19 +294,15 @@ impl PodInfo {
 
 /// What a pod takes: the most that is ever needed at a time. Containers run
 /// together; init containers one after another, beside the sidecars that
-/// started before them.
-fn usage(
-    containers: &[RawContainer],
-    inits: &[RawContainer],
-    overhead: &BTreeMap<String, String>,
-) -> Usage {
+/// started before them. What the pod as a whole asks for counts before that.
+fn usage(spec: &RawSpec) -> Usage {
     let mut running = Usage::default();
-    for container in containers {
+    for container in &spec.containers {
         running.add(&Usage::of_container(&container.resources.requests));
     }
     let mut sidecars = Usage::default();
     let mut peak = Usage::default();
-    for init in inits {
+    for init in &spec.init_containers {
         let own = Usage::of_container(&init.resources.requests);
         if init.restart_policy.as_deref() == Some("Always") {
             sidecars.add(&own);
@@ -287,8 +315,22 @@ fn usage(
     }
     running.add(&sidecars);
     running.raise_to(&peak);
-    running.add(&Usage::exactly(Resources::parse(overhead)));
+    running.replace(&spec.resources.requests);
+    running.add(&Usage::exactly(Resources::parse(&spec.overhead)));
     running
+}
+
+fn images(inits: &[RawContainer], containers: &[RawContainer]) -> Vec<String> {
+    let all = inits.iter().chain(containers);
+    all.map(|container| tagged(&container.image)).collect()
+}
+
+/// As nodes name it: an image without a tag is the latest.
+fn tagged(image: &str) -> String {
+    match (image.rfind(':'), image.rfind('/')) {
+        (Some(tag), slash) if slash.is_none_or(|slash| tag > slash) => image.to_owned(),
+        _ => format!("{image}:latest"),
+    }
 }
 
 fn ports(containers: &[RawContainer], inits: &[RawContainer]) -> Vec<HostPort> {

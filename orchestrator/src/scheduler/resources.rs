@@ -66,12 +66,40 @@ pub struct Usage {
 impl Usage {
     /// Of one container's requests.
     pub fn of_container(requests: &BTreeMap<String, String>) -> Self {
-        let requests = Resources::parse(requests);
-        let or = |asked: i64, default| if asked == 0 { default } else { asked };
+        let amounts = Resources::parse(requests);
+        let or = |name: &str, asked: i64, default| {
+            if requests.contains_key(name) {
+                asked
+            } else {
+                default
+            }
+        };
         Self {
-            scored_cpu_milli: or(requests.cpu_milli, CPU_MILLI_DEFAULT),
-            scored_memory: or(requests.memory, MEMORY_DEFAULT),
-            requests,
+            scored_cpu_milli: or("cpu", amounts.cpu_milli, CPU_MILLI_DEFAULT),
+            scored_memory: or("memory", amounts.memory, MEMORY_DEFAULT),
+            requests: amounts,
+        }
+    }
+
+    /// Puts what a pod as a whole asks for in place of its containers' sums.
+    pub fn replace(&mut self, requests: &BTreeMap<String, String>) {
+        let amounts = Resources::parse(requests);
+        for name in requests.keys() {
+            match name.as_str() {
+                "cpu" => {
+                    self.requests.cpu_milli = amounts.cpu_milli;
+                    self.scored_cpu_milli = amounts.cpu_milli;
+                }
+                "memory" => {
+                    self.requests.memory = amounts.memory;
+                    self.scored_memory = amounts.memory;
+                }
+                name if name.starts_with("hugepages-") => {
+                    let amount = amounts.other.get(name).copied().unwrap_or(0);
+                    self.requests.other.insert(name.to_owned(), amount);
+                }
+                _ => {}
+            }
         }
     }
 

@@ -5,8 +5,9 @@
 
 use super::{
     affinity::{term_takes, tolerates},
-    node::NodeInfo,
+    node::{NodeInfo, Nodes},
     pod::PodInfo,
+    spread::Spread,
     topology::Topology,
 };
 
@@ -16,13 +17,17 @@ const IMAGE_MIN: i64 = 23 << 20;
 /// .. up to here, per container.
 const IMAGE_MAX: i64 = 1000 << 20;
 
-/// Scores of the nodes, in their order; higher is better.
-pub fn scores(pod: &PodInfo, nodes: &[&NodeInfo], topology: &Topology, present: usize) -> Vec<i64> {
+/// Scores of the `nodes` among `all`, in their order; higher is better.
+pub fn scores(
+    pod: &PodInfo,
+    nodes: &[&NodeInfo],
+    spread: &Spread<'_>,
+    topology: &Topology,
+    all: &Nodes,
+) -> Vec<i64> {
     let mut total: Vec<i64> = nodes
         .iter()
-        .map(|node| {
-            least_allocated(pod, node) + balanced(pod, node) + images(pod, nodes, node, present)
-        })
+        .map(|node| least_allocated(pod, node) + balanced(pod, node) + images(pod, node, all))
         .collect();
     let mut add = |weight: i64, part: Vec<i64>| {
         for (sum, score) in total.iter_mut().zip(part) {
@@ -43,8 +48,8 @@ pub fn scores(pod: &PodInfo, nodes: &[&NodeInfo], topology: &Topology, present: 
         let raw = nodes.iter().map(|node| liked_node(pod, node)).collect();
         add(2, normalized(raw, false));
     }
-    if topology.spreads_softly() {
-        add(2, spread(nodes, topology));
+    if spread.is_soft() {
+        add(2, spread.scores(nodes));
     }
     if topology.has_likes() {
         add(2, liked_pods(nodes, topology));
@@ -88,14 +93,18 @@ fn balanced(pod: &PodInfo, node: &NodeInfo) -> i64 {
         }
     };
     let (asked, used, offered) = (&pod.usage.requests, &node.used.requests, &node.allocatable);
+    // Pods that ask for nothing would all gather where the balance is best.
+    if asked.cpu_milli == 0 && asked.memory == 0 {
+        return 0;
+    }
     let cpu = share(asked.cpu_milli, used.cpu_milli, offered.cpu_milli);
     let memory = share(asked.memory, used.memory, offered.memory);
     // The deviation of two shares is half their distance.
     ((1.0 - (cpu - memory).abs() / 2.0) * MAX as f64) as i64
 }
 
-fn images(pod: &PodInfo, nodes: &[&NodeInfo], node: &NodeInfo, present: usize) -> i64 {
-    if node.images.is_empty() || present == 0 {
+fn images(pod: &PodInfo, node: &NodeInfo, all: &Nodes) -> i64 {
+    if node.images.is_empty() {
         return 0;
     }
     let sum: i64 = pod
@@ -103,13 +112,10 @@ fn images(pod: &PodInfo, nodes: &[&NodeInfo], node: &NodeInfo, present: usize) -
         .iter()
         .filter_map(|image| {
             let size = node.images.get(image)?;
-            let having = nodes
-                .iter()
-                .filter(|node| node.images.contains_key(image))
-                .count();
-            let (having, present) = (i64::try_from(having).ok()?, i64::try_from(present).ok()?);
+            let having = i64::try_from(all.having_image(image)).ok()?;
+            let present = i64::try_from(all.count()).ok()?;
             // Images that are everywhere count more, so that one node does not draw all pods.
-            Some(size / present * having)
+            size.saturating_mul(having).checked_div(present)
         })
         .sum();
     let containers = i64::try_from(pod.images.len().max(1)).unwrap_or(1);
@@ -142,27 +148,6 @@ fn normalized(raw: Vec<i64>, reversed: bool) -> Vec<i64> {
     raw.into_iter()
         .map(|s| if reversed { MAX - scale(s) } else { scale(s) })
         .collect()
-}
-
-#[expect(
-    clippy::cast_possible_truncation,
-    reason = "rounded scores between 0 and 100"
-)]
-fn spread(nodes: &[&NodeInfo], topology: &Topology) -> Vec<i64> {
-    let crowds: Vec<Option<f64>> = nodes.iter().map(|node| topology.crowd(node)).collect();
-    let known = || crowds.iter().flatten().copied();
-    let (least, most) = (
-        known().fold(f64::MAX, f64::min),
-        known().fold(0.0, f64::max),
-    );
-    let score = |crowd: f64| {
-        if most <= 0.0 {
-            MAX
-        } else {
-            (100.0 * (most + least - crowd) / most) as i64
-        }
-    };
-    crowds.iter().map(|crowd| crowd.map_or(0, score)).collect()
 }
 
 fn liked_pods(nodes: &[&NodeInfo], topology: &Topology) -> Vec<i64> {

@@ -1,13 +1,13 @@
-//! Where other pods are, for a pod that minds: spreading and (anti-)affinity.
+//! Where other pods are, for a pod that minds: affinity and anti-affinity.
 //! Worked out once per pod, asked once per node. Pure.
 
 use std::collections::{BTreeMap, HashMap};
 
-use k8s_openapi::api::core::v1::{PodAffinityTerm, TopologySpreadConstraint};
+use k8s_openapi::api::core::v1::PodAffinityTerm;
 
 use super::{
-    affinity::{Labels, selects, untolerated},
-    filter::{Reason, node_fits},
+    affinity::{Labels, selects},
+    filter::Reason,
     node::{NodeInfo, Nodes},
     pod::PodInfo,
 };
@@ -18,31 +18,24 @@ pub type Namespaces = BTreeMap<String, Labels>;
 /// What matters about other pods to one pod.
 #[derive(Debug, Default)]
 pub struct Topology {
-    spread: Vec<Spread>,
     near: Vec<Near>,
     /// Matching pods by domain, per term.
     apart: Vec<(String, HashMap<String, i64>)>,
-    /// Domains (key, value) with a pod that must not be near this one.
-    unwelcome: HashMap<(String, String), i64>,
-    /// Likes (and dislikes, negative) by domain (key, value).
-    liking: HashMap<(String, String), i64>,
+    /// Domains with a pod that must not be near this one.
+    unwelcome: Domains,
+    /// Likes (and dislikes, negative).
+    liking: Domains,
 }
 
-#[derive(Debug)]
-struct Spread {
-    key: String,
-    required: bool,
-    max_skew: i64,
-    fewest: i64,
-    counts: HashMap<String, i64>,
-    own: bool,
-}
+/// Numbers by label key and value.
+type Domains = HashMap<String, HashMap<String, i64>>;
 
 #[derive(Debug)]
 struct Near {
     key: String,
+    /// Pods that are what all terms want, by domain.
     counts: HashMap<String, i64>,
-    /// The pod matches its own term and no pod does yet: anywhere will do.
+    /// The pod matches its own terms and no pod does yet: anywhere will do.
     first: bool,
 }
 
@@ -50,16 +43,13 @@ impl Topology {
     /// Looks at all nodes' pods, as far as the pod or they mind.
     pub fn of(pod: &PodInfo, nodes: &Nodes, namespaces: &Namespaces) -> Self {
         Self {
-            spread: pod.spread.iter().map(|c| spread(pod, c, nodes)).collect(),
             near: near(pod, nodes, namespaces),
             apart: pod
                 .apart
                 .iter()
                 .map(|term| {
-                    (
-                        term.topology_key.clone(),
-                        counts(pod, term, nodes, namespaces),
-                    )
+                    let meant = |other: &PodInfo| means(pod, term, other, namespaces);
+                    (term.topology_key.clone(), counts(term, nodes, meant))
                 })
                 .collect(),
             unwelcome: unwelcome(pod, nodes, namespaces),
@@ -69,27 +59,17 @@ impl Topology {
 
     /// Why the pod cannot be on the node, if so.
     pub fn refusal(&self, node: &NodeInfo) -> Option<Reason> {
-        for spread in self.spread.iter().filter(|spread| spread.required) {
-            let Some(domain) = node.labels.get(&spread.key) else {
-                return Some(Reason::SpreadLabel);
-            };
-            let there = spread.counts.get(domain).copied().unwrap_or(0);
-            if there + i64::from(spread.own) - spread.fewest > spread.max_skew {
-                return Some(Reason::Spread);
-            }
-        }
-        let welcome = self.unwelcome.is_empty()
-            || node
-                .labels
-                .iter()
-                .all(|(key, value)| !self.unwelcome.contains_key(&(key.clone(), value.clone())));
-        if !welcome {
-            return Some(Reason::Unwelcome);
-        }
         let count = |key: &String, counts: &HashMap<String, i64>| {
             let domain = node.labels.get(key)?;
             Some(counts.get(domain).copied().unwrap_or(0))
         };
+        let near = |near: &Near| match count(&near.key, &near.counts) {
+            None => false,
+            Some(pods) => pods > 0 || near.first,
+        };
+        if !self.near.iter().all(near) {
+            return Some(Reason::NotNear);
+        }
         if self
             .apart
             .iter()
@@ -97,11 +77,9 @@ impl Topology {
         {
             return Some(Reason::NotApart);
         }
-        let near = |near: &Near| match count(&near.key, &near.counts) {
-            None => false,
-            Some(pods) => pods > 0 || near.first,
-        };
-        (!self.near.iter().all(near)).then_some(Reason::NotNear)
+        found(&self.unwelcome, node)
+            .next()
+            .map(|_| Reason::Unwelcome)
     }
 
     /// Whether scores depend on it.
@@ -111,96 +89,27 @@ impl Topology {
 
     /// Likes and dislikes that come together on a node.
     pub fn liking(&self, node: &NodeInfo) -> i64 {
-        if self.liking.is_empty() {
-            return 0;
-        }
-        let domains = node.labels.iter();
-        domains
-            .filter_map(|(key, value)| self.liking.get(&(key.clone(), value.clone())))
-            .sum()
-    }
-
-    /// Whether soft spreading is asked for.
-    pub fn spreads_softly(&self) -> bool {
-        self.spread.iter().any(|spread| !spread.required)
-    }
-
-    /// Matching pods around a node under soft constraints: fewer is better.
-    /// `None` if the node has not all the labels.
-    pub fn crowd(&self, node: &NodeInfo) -> Option<f64> {
-        let soft = self.spread.iter().filter(|spread| !spread.required);
-        soft.map(|spread| {
-            let there = spread
-                .counts
-                .get(node.labels.get(&spread.key)?)
-                .copied()
-                .unwrap_or(0);
-            let weight = f64::ln(to_f64(spread.counts.len()) + 2.0);
-            let there = f64::from(i32::try_from(there).unwrap_or(i32::MAX));
-            let skew = f64::from(i32::try_from(spread.max_skew).unwrap_or(1));
-            Some(there * weight + (skew - 1.0))
-        })
-        .sum()
+        found(&self.liking, node).sum()
     }
 }
 
-fn to_f64(count: usize) -> f64 {
-    f64::from(u32::try_from(count).unwrap_or(u32::MAX))
+/// The numbers of the domains that a node is in.
+fn found<'a>(domains: &'a Domains, node: &'a NodeInfo) -> impl Iterator<Item = i64> + use<'a> {
+    domains
+        .iter()
+        .filter_map(|(key, values)| values.get(node.labels.get(key)?).copied())
 }
 
-fn spread(pod: &PodInfo, constraint: &TopologySpreadConstraint, nodes: &Nodes) -> Spread {
-    let mut selector = constraint.label_selector.clone();
-    for key in constraint.match_label_keys.iter().flatten() {
-        if let Some(value) = pod.meta.labels.get(key) {
-            let labels = &mut selector.get_or_insert_default().match_labels;
-            labels
-                .get_or_insert_default()
-                .insert(key.clone(), value.clone());
-        }
+fn note(domains: &mut Domains, key: &str, domain: &str, by: i64) {
+    if !domains.contains_key(key) {
+        domains.insert(key.to_owned(), HashMap::new());
     }
-    let honour = |policy: &Option<String>, default: bool| match policy.as_deref() {
-        Some("Honor") => true,
-        Some("Ignore") => false,
-        _ => default,
+    let Some(values) = domains.get_mut(key) else {
+        return;
     };
-    let affinity = honour(&constraint.node_affinity_policy, true);
-    let taints = honour(&constraint.node_taints_policy, false);
-    let all_keys = |node: &NodeInfo| {
-        pod.spread
-            .iter()
-            .all(|c| node.labels.contains_key(&c.topology_key))
-    };
-    let counted = |node: &&NodeInfo| {
-        all_keys(node)
-            && (!affinity || node_fits(pod, node))
-            && (!taints
-                || untolerated(&node.taints, &pod.tolerations, &["NoSchedule", "NoExecute"])
-                    .is_none())
-    };
-    let mut counts: HashMap<String, i64> = HashMap::new();
-    for node in nodes.present().filter(counted) {
-        let Some(domain) = node.labels.get(&constraint.topology_key) else {
-            continue;
-        };
-        let matching = node.pods.values().filter(|other| {
-            other.meta.namespace == pod.meta.namespace
-                && !other.meta.deleting()
-                && selects(selector.as_ref(), &other.meta.labels)
-        });
-        let matching = i64::try_from(matching.count()).unwrap_or(i64::MAX);
-        *counts.entry(domain.clone()).or_default() += matching;
-    }
-    let fewest = counts.values().min().copied().unwrap_or(0);
-    let few_domains = constraint
-        .min_domains
-        .is_some_and(|wanted| usize::try_from(wanted).unwrap_or(0) > counts.len());
-    Spread {
-        key: constraint.topology_key.clone(),
-        required: constraint.when_unsatisfiable == "DoNotSchedule",
-        max_skew: i64::from(constraint.max_skew),
-        fewest: if few_domains { 0 } else { fewest },
-        counts,
-        own: selects(selector.as_ref(), &pod.meta.labels),
+    match values.get_mut(domain) {
+        Some(number) => *number += by,
+        None => drop(values.insert(domain.to_owned(), by)),
     }
 }
 
@@ -224,45 +133,42 @@ fn means(pod: &PodInfo, term: &PodAffinityTerm, other: &PodInfo, namespaces: &Na
         && term.mismatch_label_keys.iter().flatten().all(differs)
 }
 
+/// The pods on nodes with the term's label that are `meant`, by domain.
 fn counts(
-    pod: &PodInfo,
     term: &PodAffinityTerm,
     nodes: &Nodes,
-    namespaces: &Namespaces,
+    meant: impl Fn(&PodInfo) -> bool,
 ) -> HashMap<String, i64> {
     let mut counts = HashMap::new();
     for node in nodes.present() {
         let Some(domain) = node.labels.get(&term.topology_key) else {
             continue;
         };
-        let meant = node
-            .pods
-            .values()
-            .filter(|other| means(pod, term, other, namespaces));
-        let meant = i64::try_from(meant.count()).unwrap_or(i64::MAX);
-        if meant > 0 {
-            *counts.entry(domain.clone()).or_default() += meant;
+        let there = node.pods.values().filter(|other| meant(other)).count();
+        if there > 0 {
+            *counts.entry(domain.clone()).or_default() += i64::try_from(there).unwrap_or(i64::MAX);
         }
     }
     counts
 }
 
 fn near(pod: &PodInfo, nodes: &Nodes, namespaces: &Namespaces) -> Vec<Near> {
+    // One pod must be what all terms want.
+    let meant = |other: &PodInfo| {
+        let mut terms = pod.near.iter();
+        terms.all(|term| means(pod, term, other, namespaces))
+    };
     let mut terms: Vec<Near> = pod
         .near
         .iter()
         .map(|term| Near {
             key: term.topology_key.clone(),
-            counts: counts(pod, term, nodes, namespaces),
+            counts: counts(term, nodes, meant),
             first: false,
         })
         .collect();
     let nobody = terms.iter().all(|term| term.counts.is_empty());
-    let own = pod
-        .near
-        .iter()
-        .all(|term| means(pod, term, pod, namespaces));
-    if nobody && own {
+    if nobody && meant(pod) {
         for term in &mut terms {
             term.first = true;
         }
@@ -270,21 +176,18 @@ fn near(pod: &PodInfo, nodes: &Nodes, namespaces: &Namespaces) -> Vec<Near> {
     terms
 }
 
-fn unwelcome(
-    pod: &PodInfo,
-    nodes: &Nodes,
-    namespaces: &Namespaces,
-) -> HashMap<(String, String), i64> {
-    let mut domains = HashMap::new();
+fn unwelcome(pod: &PodInfo, nodes: &Nodes, namespaces: &Namespaces) -> Domains {
+    let mut domains = Domains::new();
+    if !nodes.has_minding() {
+        return domains;
+    }
     for node in nodes.present().filter(|node| node.minding > 0) {
         for other in node.pods.values() {
             for term in &other.apart {
                 if let Some(domain) = node.labels.get(&term.topology_key)
                     && means(other, term, pod, namespaces)
                 {
-                    *domains
-                        .entry((term.topology_key.clone(), domain.clone()))
-                        .or_default() += 1;
+                    note(&mut domains, &term.topology_key, domain, 1);
                 }
             }
         }
@@ -295,14 +198,17 @@ fn unwelcome(
 /// Weight of an existing pod's demand to be near, as a like.
 const NEAR_WEIGHT: i64 = 1;
 
-fn liking(pod: &PodInfo, nodes: &Nodes, namespaces: &Namespaces) -> HashMap<(String, String), i64> {
-    let mut liking: HashMap<(String, String), i64> = HashMap::new();
+fn liking(pod: &PodInfo, nodes: &Nodes, namespaces: &Namespaces) -> Domains {
+    let mut liking = Domains::new();
     let mut note = |node: &NodeInfo, key: &String, weight: i64| {
         if let Some(domain) = node.labels.get(key) {
-            *liking.entry((key.clone(), domain.clone())).or_default() += weight;
+            note(&mut liking, key, domain, weight);
         }
     };
     let opinionated = !pod.likes.is_empty() || !pod.dislikes.is_empty();
+    if !opinionated && !nodes.has_minding() {
+        return liking;
+    }
     for node in nodes
         .present()
         .filter(|node| opinionated || node.minding > 0)

@@ -46,6 +46,8 @@ impl Room {
 pub struct Volumes {
     /// By name.
     pub claims: BTreeMap<String, Claim>,
+    /// Whether another pod uses one of them that only one pod may use.
+    pub taken: bool,
 }
 
 impl Volumes {
@@ -56,6 +58,9 @@ impl Volumes {
                 .as_ref()
                 .is_none_or(|selector| node_selected(selector, node))
         };
+        if self.taken {
+            return Some(Reason::ClaimTaken);
+        }
         // Two claims of a pod never get the same volume.
         let mut taken = BTreeSet::new();
         self.claims.values().find_map(|claim| match claim {
@@ -113,7 +118,9 @@ mod tests {
     fn check<const N: usize>(claims: [Claim; N], expected: Option<&Reason>) {
         let named = claims.into_iter().enumerate();
         let claims = named.map(|(i, claim)| (i.to_string(), claim)).collect();
-        assert_eq!(Volumes { claims }.refusal(&node("a")).as_ref(), expected);
+        let taken = false;
+        let volumes = Volumes { claims, taken };
+        assert_eq!(volumes.refusal(&node("a")).as_ref(), expected);
     }
 
     #[test]

@@ -191,6 +191,37 @@ async fn a_pod_is_deleted_with_grace_once_it_has_a_node() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_binding_sets_the_node_and_claims_nothing() {
+    let cluster = Cluster::start("binding").await;
+    let pods = "/api/v1/namespaces/default/pods";
+    // Nobody else writes to it.
+    let spec = json!({"schedulerName": "nobody", "containers": [{"name": "c", "image": "i"}]});
+    let pod = json!({"metadata": {"name": "p"}, "spec": spec});
+    let (code, pod) = cluster.post(pods, &pod).await;
+    assert_eq!(code, 201, "{pod}");
+    let bind = async |metadata: Value| {
+        let binding = json!({"metadata": metadata, "target": {"kind": "Node", "name": "n"}});
+        cluster.post(&format!("{pods}/p/binding"), &binding).await.0
+    };
+    assert_eq!(bind(json!({"name": "p", "uid": "other"})).await, 409);
+    let uid = &pod["metadata"]["uid"];
+    let metadata = json!({"name": "p", "uid": uid, "annotations": {"a": "b"}});
+    assert_eq!(bind(metadata).await, 201);
+    let (_, bound) = cluster.get(&format!("{pods}/p")).await;
+    assert_eq!(bound["spec"]["nodeName"], "n");
+    assert_eq!(bound["metadata"]["annotations"], json!({"a": "b"}));
+    assert_eq!(bound["metadata"]["generation"], 1);
+    let owners = &bound["metadata"]["managedFields"];
+    assert_eq!(owners, &pod["metadata"]["managedFields"]);
+    let condition = &bound["status"]["conditions"][0];
+    assert_eq!(
+        (&condition["type"], &condition["status"]),
+        (&json!("PodScheduled"), &json!("True"))
+    );
+    cluster.server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn spec_and_status_have_doors_of_their_own() {
     let cluster = Cluster::start("doors").await;
     let path = "/apis/apps/v1/namespaces/default/replicasets";

@@ -12,6 +12,7 @@ use fairlead::{
     },
     registry::{DeleteOptions, Target, client::Client},
     resource::Resource,
+    scheduler,
     server::Server,
 };
 use jiff::Timestamp;
@@ -55,6 +56,13 @@ impl Stage {
         let context = self.runtime.context(name);
         let controller = new(&context);
         self.runtime.run(&context, controller);
+    }
+
+    /// Runs the scheduler.
+    pub(crate) fn schedule(&mut self) {
+        let context = self.runtime.context("default-scheduler");
+        self.runtime
+            .spawn(scheduler::run(context, scheduler::Measures::default()));
     }
 
     pub(crate) async fn stop(self) {

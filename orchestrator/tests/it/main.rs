@@ -24,6 +24,7 @@ mod leader;
 mod matrix;
 mod races;
 mod rotation;
+mod scheduling;
 mod services;
 mod tool;
 mod volumes;

@@ -28,6 +28,8 @@ use crate::{
 };
 
 const NAME: &str = "node-controller";
+/// Who tells of evictions, as upstream has it.
+const EVICTOR: &str = "taint-eviction-controller";
 const NOT_READY: &str = "node.kubernetes.io/not-ready";
 const UNREACHABLE: &str = "node.kubernetes.io/unreachable";
 /// How long a node may be silent.
@@ -378,7 +380,7 @@ impl NodeController {
             } else if pod.is_active() {
                 let text = format!("Marking for deletion Pod {}", entry.key);
                 self.recorder.normal(
-                    NAME,
+                    EVICTOR,
                     served("", "pods"),
                     &pod.metadata,
                     "TaintManagerEviction",

@@ -113,7 +113,9 @@ fn progress(view: &View, counts: &Counts, now: Timestamp) -> Option<Verdict> {
             ..verdict("True", "ReplicaSetUpdated", &text)
         });
     }
-    let Some(old) = old else {
+    // What was refused before has been made by now.
+    let made = |_: &&Value| reason != REFUSED || view.new_set().is_none();
+    let Some(old) = old.filter(made) else {
         let text = view.new_set().map_or_else(
             || "Deployment has begun".to_owned(),
             |set| format!("Created new replica set {:?}", set.metadata.name),
@@ -263,5 +265,42 @@ impl DeploymentController {
         });
         let left = waiting.and_then(|c| time_left(deployment, c, now));
         Ok(left.and_then(|left| u64::try_from(left.max(1)).ok()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_replica_set_that_was_refused_and_is_made_then_is_progress() {
+        let metadata = json!({"name": "d", "uid": "u", "generation": 1});
+        let refused = json!({
+            "observedGeneration": 1,
+            "conditions": [{
+                "type": "Progressing", "status": "False", "reason": REFUSED,
+                "lastUpdateTime": "2026-01-01T00:00:00Z",
+            }],
+        });
+        let mut view = View {
+            deployment: serde_json::from_value(
+                json!({"metadata": metadata, "spec": {"progressDeadlineSeconds": 60}, "status": refused}),
+            )
+            .unwrap(),
+            sets: Vec::new(),
+            new: None,
+            refused: Some("no".to_owned()),
+        };
+        let now = "2026-01-01T01:00:00Z".parse().unwrap();
+        let said = |view: &View| {
+            let status = status_of(view, now);
+            let progressing = condition(&status, "Progressing").unwrap();
+            (progressing["status"].clone(), progressing["reason"].clone())
+        };
+        assert_eq!(said(&view), (json!("False"), json!(REFUSED)));
+        let set = json!({"metadata": {"name": "d-1"}, "spec": {"replicas": 1}});
+        view.sets.push(serde_json::from_value(set).unwrap());
+        (view.new, view.refused) = (Some(0), None);
+        assert_eq!(said(&view), (json!("True"), json!("NewReplicaSetCreated")));
     }
 }

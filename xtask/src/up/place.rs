@@ -25,8 +25,10 @@ const CGROUP: &str = "fl-demo";
 pub(super) const PORT: u16 = 8080;
 const NODE_NAME: &str = "demo";
 const NODE_ADDRESSES: [&str; 2] = ["203.0.113.1/32", "2001:db8:77::1/128"];
-/// How long the daemon may take to be ready.
+/// How long a process may take to be ready.
 const READY: Duration = Duration::from_secs(30);
+/// Between two looks whether it is.
+const LOOK: Duration = Duration::from_millis(20);
 
 /// A pod as deploy/demo/pods.yaml has it.
 #[derive(Debug)]
@@ -139,16 +141,7 @@ impl Place {
             .arg(below("bpf"))
             .arg("--cgroup")
             .arg(&self.cgroup);
-        start(&mut command, "daemon.log")?;
-        let end = Instant::now() + READY;
-        while self.ask(&["status"]).is_err() {
-            if Instant::now() > end {
-                let log = fs::read_to_string(below("daemon.log")).unwrap_or_default();
-                bail!("the daemon is not ready after {READY:?}; its log:\n{log}");
-            }
-            std::thread::sleep(Duration::from_millis(50));
-        }
-        Ok(())
+        start(&mut command, "daemon.log", || self.ask(&["status"]).is_ok())
     }
 
     fn network(pod: &Pod) -> serde_json::Value {
@@ -217,7 +210,13 @@ impl Place {
         command
             .args(["httpd", "-f", "-p", &PORT.to_string(), "-h"])
             .arg(&root);
-        start(&mut command, &format!("{}.log", pod.netns()))
+        let answers = || {
+            let mut call = self.in_pod(pod, "curl");
+            call.args(["--silent", "--fail", "--max-time", "1"])
+                .arg(format!("http://127.0.0.1:{PORT}/"));
+            exec::read(&mut call).is_ok()
+        };
+        start(&mut command, &format!("{}.log", pod.netns()), answers)
     }
 
     /// Removes everything; goes on where something cannot be removed and says so in the end.
@@ -256,7 +255,8 @@ impl Place {
 }
 
 /// Starts a process that outlives this one, its output in a file; remembers it for `down`.
-fn start(command: &mut Command, log: &str) -> Result<()> {
+/// Returns when it is ready.
+fn start(command: &mut Command, log: &str, is_ready: impl Fn() -> bool) -> Result<()> {
     let file = fs::File::create(below(log))?;
     let child = command
         .stdin(Stdio::null())
@@ -271,6 +271,17 @@ fn start(command: &mut Command, log: &str) -> Result<()> {
         .create(true)
         .open(below("processes"))?;
     writeln!(list, "{} {born}", child.id())?;
+    let end = Instant::now() + READY;
+    while !is_ready() {
+        if Instant::now() > end {
+            bail!(
+                "`{}` is not ready after {READY:?}; its log:\n{}",
+                exec::line(command),
+                fs::read_to_string(below(log)).unwrap_or_default()
+            );
+        }
+        std::thread::sleep(LOOK);
+    }
     Ok(())
 }
 

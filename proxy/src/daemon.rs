@@ -20,6 +20,7 @@ mod attach;
 mod core;
 mod explain;
 mod flow;
+mod latency;
 mod orphan;
 mod pods;
 mod publish;

@@ -46,6 +46,7 @@ pub struct Fill {
 pub struct Metrics {
     pub sync_duration: Histogram,
     pub compile_duration: Histogram,
+    pub programming_duration: Histogram,
     /// Seconds since 1970.
     pub last_sync: f64,
     pub last_queued: f64,
@@ -142,6 +143,12 @@ impl Metrics {
             "fairlead_compile_duration_seconds",
             "Time to compute tables from the state",
             &self.compile_duration,
+        );
+        histogram(
+            out,
+            "kubeproxy_network_programming_duration_seconds",
+            "Time from the change that an EndpointSlice tells of up to the data path being in step with it",
+            &self.programming_duration,
         );
         let name = "kubeproxy_sync_proxy_rules_last_timestamp_seconds";
         Family::new(out, name, "gauge", "When the data path was last in step")

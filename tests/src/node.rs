@@ -2,8 +2,8 @@
 //! CNI plugin, manifests in a directory.
 
 use std::collections::BTreeMap;
-use std::io::Write;
-use std::net::IpAddr;
+use std::io::{Read, Write};
+use std::net::{IpAddr, TcpStream};
 use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};
 use std::time::Duration;
@@ -146,6 +146,20 @@ impl Node {
         let mut command = self.proxy(words);
         command.arg("--socket").arg(socket).args(["-o", "json"]);
         serde_json::from_str(&crate::process::run(&mut command)).unwrap()
+    }
+
+    /// What a scraper reads from the daemon.
+    pub fn metrics(&self) -> String {
+        let address = ("127.0.0.1", 10256);
+        let mut stream = self
+            .namespace
+            .enter(|| TcpStream::connect(address).unwrap());
+        stream
+            .write_all(b"GET /metrics HTTP/1.1\r\nHost: node\r\nConnection: close\r\n\r\n")
+            .unwrap();
+        let mut text = String::new();
+        stream.read_to_string(&mut text).unwrap();
+        text
     }
 
     /// Pods' host interfaces and the programs that are their filters:

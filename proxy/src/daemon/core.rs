@@ -13,6 +13,7 @@ use proxy_ebpf::addr::{Addr, V4, V6};
 use proxy_ebpf::record::EndpointRecord;
 use tracing::{debug, error, info, warn};
 
+use super::latency::Latency;
 use super::pods::{self, Live};
 use crate::admin::{Admin, unix_seconds};
 use crate::compile::{Compiler, Input, Owner, Update, Write};
@@ -71,6 +72,7 @@ pub(super) struct Core {
     pub(super) fills_at: Option<Instant>,
     /// Settings that the daemon, not the compilers, decide.
     pub(super) flags: u32,
+    pub(super) latency: Latency,
 }
 
 impl Core {
@@ -104,6 +106,7 @@ impl Core {
             unattached: None,
             fills_at: None,
             flags: 0,
+            latency: Latency::since(SystemTime::now()),
         }
     }
 
@@ -219,6 +222,8 @@ impl Core {
     pub(super) fn compile(&mut self) -> Update {
         let attached = self.compiler.attachments();
         let attach = pods::changes(attached, &self.live(), |name| self.pod(name));
+        let slices = &self.compiler.state().slices;
+        self.latency.note(self.pending.values(), slices);
         let pending = std::mem::take(&mut self.pending).into_values();
         let mut inputs: Vec<_> = pending.map(Input::Object).collect();
         inputs.push(Input::NodeAddresses(node_addresses(&self.node)));

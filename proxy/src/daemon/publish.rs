@@ -45,6 +45,8 @@ impl Core {
     }
 
     pub(super) fn publish(&mut self, sync: Option<(Duration, Duration)>) {
+        let is_in_step = self.is_in_step() && self.is_synced();
+        let programmed = is_in_step.then(|| self.latency.take(SystemTime::now()));
         let tables = self.compiler.tables();
         let unsynced = self.sources.iter().filter(|source| !source.is_synced);
         let unsynced: Vec<_> = unsynced.map(|source| source.name.clone()).collect();
@@ -68,6 +70,9 @@ impl Core {
             .collect();
         self.admin.update(|health| {
             let metrics = &mut health.metrics;
+            for latency in programmed.into_iter().flatten() {
+                metrics.programming_duration.observe(latency);
+            }
             if let Some((compiled, total)) = sync.filter(|_| self.is_in_step()) {
                 metrics.compile_duration.observe(compiled);
                 metrics.sync_duration.observe(total);

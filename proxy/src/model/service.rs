@@ -1,10 +1,13 @@
 //! Services and EndpointSlices, checked.
 
 use std::net::IpAddr;
+use std::time::Duration;
 
 use k8s_openapi::api::core::v1 as core;
 use k8s_openapi::api::discovery::v1 as discovery;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
+use k8s_openapi::jiff::Timestamp;
 
 use super::fault::Check;
 use super::label::{Labels, check_labels};
@@ -55,6 +58,8 @@ pub struct EndpointSlice {
     pub is_managed: bool,
     pub ports: Vec<SlicePort>,
     pub endpoints: Vec<Endpoint>,
+    /// When what it says became so, by the controller's clock, since 1970.
+    pub triggered: Option<Duration>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -256,9 +261,18 @@ impl EndpointSlice {
                 .is_some_and(|by| by == "endpointslice-controller.k8s.io"),
             ports: read_slice_ports(check, slice.ports.as_deref().unwrap_or_default()),
             endpoints,
+            triggered: triggered(&slice.metadata),
             name,
         }
     }
+}
+
+/// Only measured, never acted upon: what cannot be read counts as absent.
+fn triggered(metadata: &ObjectMeta) -> Option<Duration> {
+    let annotations = metadata.annotations.as_ref()?;
+    let text = annotations.get("endpoints.kubernetes.io/last-change-trigger-time")?;
+    let time: Timestamp = text.parse().ok()?;
+    time.as_duration().try_into().ok()
 }
 
 /// Ports that are absent or 0 are left out, as kube-proxy does.

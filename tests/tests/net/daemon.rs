@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::fd::{AsFd, BorrowedFd};
+use std::process::Command;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
@@ -13,12 +14,16 @@ use aya::programs::ProgramInfo;
 use fairlead_proxy::datapath::bpf;
 use fairlead_proxy::datapath::link::{POD_PROGRAMS, SOCKET_PROGRAMS};
 use fairlead_proxy::datapath::load::{MAPS, Pins};
+use fairlead_tests::cluster::LOCAL_NODE;
 use fairlead_tests::namespace::Namespace;
+use fairlead_tests::node::Node;
+use fairlead_tests::process;
 use fairlead_tests::require;
 use fairlead_tests::traffic::{Met, Server, Transport, probe};
 use fairlead_tests::wait;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::Signal;
+use serde_json::json;
 
 use crate::bench::{Bench, Who, with_bench};
 use crate::policy::build::{With, all, namespaces, ns, peers, policy};
@@ -444,4 +449,43 @@ fn a_pod_that_no_source_knows_starts_closed() {
         drop(server);
         bench.node.remove(pod);
     });
+}
+
+#[test]
+fn the_time_from_a_change_of_endpoints_to_the_maps_is_measured() {
+    const COUNT: &str = "kubeproxy_network_programming_duration_seconds_count";
+    require!(Root, Bpf);
+    let mut node = Node::new(LOCAL_NODE);
+    node.start_daemon();
+    assert!(node.metrics().contains(&format!("{COUNT} 0\n")));
+    let now = process::run(Command::new("date").args(["-u", "+%FT%T.%NZ"]));
+    let slice = |address: &str| {
+        let slice = json!({
+            "apiVersion": "discovery.k8s.io/v1",
+            "kind": "EndpointSlice",
+            "metadata": {
+                "namespace": "x",
+                "name": "front-1",
+                "labels": { "kubernetes.io/service-name": "front" },
+                "annotations": {
+                    "endpoints.kubernetes.io/last-change-trigger-time": now.trim(),
+                },
+            },
+            "addressType": "IPv4",
+            "ports": [],
+            "endpoints": [{ "addresses": [address] }],
+        });
+        serde_json::to_string(&slice).unwrap()
+    };
+    // The second change was triggered by nothing.
+    for address in ["10.244.0.7", "10.244.0.8"] {
+        node.apply_text("slice.json", &slice(address));
+        wait::until("the slice to be taken up", DEADLINE, || {
+            let last = if address.ends_with('7') { 1 } else { 2 };
+            let taken = "kubeproxy_sync_proxy_rules_endpoint_changes_total";
+            let text = node.metrics();
+            let both = [format!("{taken} {last}\n"), format!("{COUNT} 1\n")];
+            both.iter().all(|line| text.contains(line)).then_some(())
+        });
+    }
 }

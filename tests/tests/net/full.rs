@@ -2,8 +2,7 @@
 //! on, `status` and a metric say so, and room that comes free is used.
 
 use std::collections::BTreeMap;
-use std::io::{Read, Write};
-use std::net::{IpAddr, SocketAddr, TcpStream, UdpSocket};
+use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::time::Duration;
 
 use fairlead_proxy::OBJECT;
@@ -115,20 +114,6 @@ impl Small {
         serde_json::from_slice(&output.stdout).unwrap()
     }
 
-    /// What a scraper reads.
-    fn metrics(&self) -> String {
-        let mut stream = self
-            .node
-            .namespace
-            .enter(|| TcpStream::connect(("127.0.0.1", 10256)).unwrap());
-        stream
-            .write_all(b"GET /metrics HTTP/1.1\r\nHost: node\r\nConnection: close\r\n\r\n")
-            .unwrap();
-        let mut text = String::new();
-        stream.read_to_string(&mut text).unwrap();
-        text
-    }
-
     fn remove(self) {
         self.node.remove(self.client);
         self.node.remove(self.server_pod);
@@ -167,7 +152,7 @@ fn fill(small: &Small, to: SocketAddr, map: &str) {
             .iter()
             .any(|error| error.as_str().unwrap().contains(map));
         answered(&first, to);
-        let metrics = small.metrics();
+        let metrics = small.node.metrics();
         assert!(metrics.contains(&format!("fairlead_map_max_entries{{map=\"{map}\"}} 64\n")));
         let is_full = metrics.contains(&format!("fairlead_map_entries{{map=\"{map}\"}} 64\n"));
         (told && is_full && metrics.contains("reason=\"flow_table_full\"")).then_some(())
@@ -252,6 +237,7 @@ fn a_policy_takes_away_what_it_should_though_a_map_is_full() {
     assert!(error.contains("left out"), "{status}");
     assert!(
         small
+            .node
             .metrics()
             .contains("fairlead_map_full_total{map=\"POLICY_PEERS\"}")
     );
@@ -311,7 +297,7 @@ fn blocks_that_do_not_fit_are_closed_and_those_that_do_come_in_after_others() {
         .node
         .apply(&blocks(vec![block("192.0.2.0/24", &holes)]));
     becomes(false, true);
-    assert!(small.metrics().contains("fairlead_problems 1\n"));
+    assert!(small.node.metrics().contains("fairlead_problems 1\n"));
     // Three, which fit.
     let three = |first: &str| {
         let others = ["198.51.100.0/25", "203.0.113.0/24"].map(|cidr| block(cidr, &[]));
@@ -326,6 +312,6 @@ fn blocks_that_do_not_fit_are_closed_and_those_that_do_come_in_after_others() {
     becomes(false, false);
     small.node.apply(&blocks(three("192.0.2.0/24")));
     becomes(true, false);
-    assert!(small.metrics().contains("fairlead_problems 0\n"));
+    assert!(small.node.metrics().contains("fairlead_problems 0\n"));
     small.remove();
 }

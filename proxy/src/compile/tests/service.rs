@@ -86,6 +86,7 @@ fn slice(name: &str, endpoints: Vec<Endpoint>) -> EndpointSlice {
             port: 8080,
         }],
         endpoints,
+        triggered: None,
     }
 }
 

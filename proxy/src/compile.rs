@@ -271,7 +271,7 @@ impl Compiler {
         };
         let policy_full = self.problems.iter().any(full);
         let again = !writes.is_empty() && (policy_full || self.services.is_short());
-        self.stale |= again && policy_full;
+        self.stale |= (again && policy_full) || self.policy.take_leftovers();
         Update { writes, again }
     }
 

@@ -77,6 +77,8 @@ pub(crate) struct PolicyCompiler {
     /// Classes that some set still lacks the bits of, for want of room.
     pending: Vec<u32>,
     found: Option<Found>,
+    /// Something of what was found is kept, to be given up by the next rebuild.
+    has_leftovers: bool,
     /// Prefixes that the maps hold, IPv4 and IPv6.
     pub(super) prefix_room: [u32; 2],
 }
@@ -106,12 +108,18 @@ impl Default for PolicyCompiler {
             nothing_labelled: Namespace::default(),
             pending: Vec::new(),
             found: None,
+            has_leftovers: false,
             prefix_room: [bound::CIDRS; 2],
         }
     }
 }
 
 impl PolicyCompiler {
+    /// Whether another rebuild is due for what this one has kept.
+    pub(super) fn take_leftovers(&mut self) -> bool {
+        std::mem::take(&mut self.has_leftovers)
+    }
+
     /// Numbers given up by the last update may be reused.
     pub(super) fn settle(&mut self) {
         self.classes.settle();
@@ -267,12 +275,22 @@ impl PolicyCompiler {
         problems: &mut Vec<Problem>,
     ) {
         let prefixes = self.atoms.prefixes();
-        let prefixes: BTreeMap<_, _> = prefixes
+        let mut prefixes: BTreeMap<_, _> = prefixes
             .map(|(cidr, atoms)| (cidr, atoms.to_vec()))
             .collect();
-        let count = |is_v6| prefixes.keys().filter(|cidr| cidr.is_v6() == is_v6).count();
-        let [v4, v6] = self.prefix_room;
-        let fits = [(false, v4), (true, v6)].map(|(is_v6, room)| count(is_v6) <= size(room));
+        let room = self.prefix_room.map(size);
+        let mut count = [0, 0];
+        for cidr in prefixes.keys() {
+            count[usize::from(cidr.is_v6())] += 1;
+        }
+        let fits = [count[0] <= room[0], count[1] <= room[1]];
+        for cidr in self.found.iter().flat_map(Found::prefixes) {
+            let family = usize::from(cidr.is_v6());
+            if !prefixes.contains_key(&cidr) && count[family] < room[family] {
+                prefixes.insert(cidr, self.atoms.of_prefix(cidr).to_vec());
+                count[family] += 1;
+            }
+        }
         let known: Vec<_> = tables.cidrs.iter().map(|(cidr, _)| cidr).collect();
         for cidr in known {
             if !fits[usize::from(cidr.is_v6())] || !prefixes.contains_key(&cidr) {

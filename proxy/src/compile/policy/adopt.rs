@@ -12,6 +12,7 @@ use super::atom::AtomId;
 use super::class::Signature;
 use super::set::Compiled;
 use super::{Inputs, PolicyCompiler};
+use crate::model::Cidr;
 
 /// What was found, until the first rebuild is done.
 #[derive(Clone, Debug, Default)]
@@ -38,6 +39,12 @@ impl Found {
             signature.atoms.push(AtomId::MAX - class);
         }
         signature
+    }
+
+    /// Prefixes that are kept for one update, though no ipBlock in use states
+    /// them: the found sets go by their classes until they go.
+    pub(super) fn prefixes(&self) -> impl Iterator<Item = Cidr> {
+        self.tables.cidrs.iter().map(|(cidr, _)| cidr)
     }
 }
 
@@ -90,14 +97,12 @@ impl PolicyCompiler {
                 members.push((signature, address.class));
             }
         }
-        for (cidr, atoms) in self.atoms.prefixes() {
-            if let Some(class) = found.tables.cidrs.get(&cidr) {
-                let signature = Signature {
-                    atoms: atoms.to_vec(),
-                    ports: Vec::new(),
-                };
-                members.push((signature, class));
-            }
+        for (cidr, class) in found.tables.cidrs.iter() {
+            let signature = Signature {
+                atoms: self.atoms.of_prefix(cidr).to_vec(),
+                ports: Vec::new(),
+            };
+            members.push((signature, class));
         }
         let mut of: HashMap<&Signature, BTreeSet<u32>> = HashMap::new();
         for (signature, class) in &members {
@@ -184,6 +189,9 @@ impl PolicyCompiler {
         let Some(found) = self.found.take() else {
             return Vec::new();
         };
+        let mut found_prefixes = found.prefixes();
+        let is_kept = found_prefixes.any(|cidr| !self.atoms.is_prefix(cidr));
+        self.has_leftovers = is_kept || !found.merging.is_empty();
         let live = self.sets.values();
         let live: BTreeSet<u32> = live
             .flat_map(|set| set.base..set.base + set.compiled.words())

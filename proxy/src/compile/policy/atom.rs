@@ -152,6 +152,17 @@ impl Atoms {
         self.prefixes.find(address)
     }
 
+    /// The ipBlock atoms that the addresses of a prefix match which no longer
+    /// prefix in use contains.
+    pub(crate) fn of_prefix(&self, cidr: Cidr) -> &[AtomId] {
+        self.prefixes.find_around(cidr.address(), cidr.length())
+    }
+
+    /// Whether an ipBlock in use states this prefix.
+    pub(crate) fn is_prefix(&self, cidr: Cidr) -> bool {
+        self.prefixes.atoms.contains_key(&cidr)
+    }
+
     /// Every prefix that ipBlocks in use state, with the atoms that addresses
     /// match whose longest prefix it is.
     pub(crate) fn prefixes(&self) -> impl Iterator<Item = (Cidr, &[AtomId])> {
@@ -213,14 +224,18 @@ impl Prefixes {
     }
 
     fn find(&self, address: IpAddr) -> &[AtomId] {
+        self.find_around(address, u8::MAX)
+    }
+
+    /// By the prefixes that have at most `length` bits.
+    fn find_around(&self, address: IpAddr, length: u8) -> &[AtomId] {
         let lengths = if address.is_ipv6() {
             &self.lengths_v6
         } else {
             &self.lengths_v4
         };
-        let mut candidates = lengths
-            .iter()
-            .filter_map(|length| Cidr::new(address, *length));
+        let lengths = lengths.iter().filter(|of| **of <= length);
+        let mut candidates = lengths.filter_map(|length| Cidr::new(address, *length));
         let found = candidates.find_map(|cidr| self.atoms.get(&cidr));
         found.map_or(&[], Vec::as_slice)
     }

@@ -11,8 +11,8 @@ use super::world::{self, NODE, PORTS, Random, v4, v6};
 use crate::compile::{Compiler, Direction, Input, Owner, Tables, Write};
 use crate::explain::{self, Judged};
 use crate::model::label::{Operator, Requirement};
-use crate::model::policy::{Peer, Port, PortNumber, Rule};
-use crate::model::{Change, NetworkPolicy, Object, ObjectName, Phase, Protocol, Selector};
+use crate::model::policy::{IpBlock, Peer, Port, PortNumber, Rule};
+use crate::model::{Change, Cidr, NetworkPolicy, Object, ObjectName, Phase, Protocol, Selector};
 
 const PROTOCOLS: [u8; 5] = [
     proto::TCP,
@@ -437,15 +437,18 @@ fn for_peers_like(values: &[&str], ports: Vec<Port>) -> Input {
         key: "app".to_owned(),
         operator: Operator::In(values.iter().map(|v| (*v).to_owned()).collect()),
     };
+    let peer = Peer::Pods {
+        namespaces: Some(Selector::default()),
+        pods: Selector::new(vec![requirement]),
+    };
+    for_peers(vec![peer], ports)
+}
+
+/// A policy for the first pod's ingress.
+fn for_peers(peers: Vec<Peer>, ports: Vec<Port>) -> Input {
     let policy = NetworkPolicy {
         name: ObjectName::new("a", "p"),
-        ingress: Some(vec![Rule {
-            peers: vec![Peer::Pods {
-                namespaces: Some(Selector::default()),
-                pods: Selector::new(vec![requirement]),
-            }],
-            ports,
-        }]),
+        ingress: Some(vec![Rule { peers, ports }]),
         ..NetworkPolicy::default()
     };
     Input::Object(Change::Upsert(Object::NetworkPolicy(policy.into())))
@@ -488,7 +491,6 @@ fn a_peer_that_comes_during_a_restart_closes_no_other() {
     }
     assert_eq!(passes(&mirror, 7), Some(true));
     // Then they are one.
-    new.stale = true;
     for write in step(&mut new, vec![]) {
         mirror.apply(write);
         assert_eq!(
@@ -497,4 +499,39 @@ fn a_peer_that_comes_during_a_restart_closes_no_other() {
         );
     }
     assert_eq!(new.tables().class_of(v4(6)), new.tables().class_of(v4(7)));
+}
+
+#[test]
+fn a_block_that_goes_during_a_restart_closes_nobody_outside() {
+    let block = Peer::Block(IpBlock {
+        cidr: Cidr::parse("192.0.2.0/24").unwrap(),
+        except: Vec::new(),
+    });
+    let mut compiler = Compiler::new(NODE);
+    let own = [labelled(0, "own"), world::attach(0, false)];
+    let inputs = own.into_iter().chain([for_peers(vec![block], Vec::new())]);
+    step(&mut compiler, inputs.collect());
+    let mut mirror = compiler.tables().clone();
+    // From those of the block to everybody.
+    let (mut new, writes) = restarted(&compiler, vec![for_peers(Vec::new(), Vec::new())]);
+    let passes = |tables: &Tables| {
+        let probe = Probe {
+            slot: 1,
+            direction: Direction::Ingress,
+            peer: [192, 0, 2, 7].into(),
+            protocol: proto::TCP,
+            port: 80,
+        };
+        judge(tables, probe)
+    };
+    for write in writes {
+        mirror.apply(write);
+        assert_eq!(passes(&mirror), Some(true), "{write:?}");
+    }
+    // The next update gives the block up.
+    for write in step(&mut new, vec![]) {
+        mirror.apply(write);
+        assert_eq!(passes(&mirror), Some(true), "{write:?}");
+    }
+    assert!(new.tables().cidrs.is_empty());
 }

@@ -189,18 +189,23 @@ impl Hollow {
     }
 
     async fn register(&self, name: &str) -> Result<(), HttpError> {
-        let (object, lease) = {
+        let object = {
             let nodes = self.lock_nodes();
             let node = nodes.get(name).expect("a hollow node stays");
-            (node.object(&self.args), node.lease())
+            node.object(&self.args)
         };
         self.create("/api/v1/nodes", &object).await?;
         self.beat(name).await?;
-        self.create(
-            "/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases",
-            &lease,
-        )
-        .await
+        self.lease(name).await
+    }
+
+    async fn lease(&self, name: &str) -> Result<(), HttpError> {
+        let lease = {
+            let nodes = self.lock_nodes();
+            nodes.get(name).expect("a hollow node stays").lease()
+        };
+        let path = "/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases";
+        self.create(path, &lease).await
     }
 
     async fn beat(&self, name: &str) -> Result<(), HttpError> {
@@ -229,6 +234,11 @@ impl Hollow {
                 Some(("application/merge-patch+json", &patch)),
             )
             .await;
+        let renewed = match renewed {
+            // Leases of nodes do not outlive the server's process.
+            Err(HttpError::Refused { code: 404, .. }) => self.lease(name).await,
+            other => other.map(drop),
+        };
         if let Err(error) = renewed {
             tracing::warn!(node = name, %error, "a lease was not renewed");
         }

@@ -298,3 +298,14 @@ fn workloads_become_ready_roll_roll_back_scale_and_go() {
         go(kubectl);
     });
 }
+
+#[test]
+fn a_node_makes_its_lease_anew_when_it_is_gone() {
+    with_nodes("leases", |kubectl| {
+        let lease = "lease hollow-1 -n kube-node-lease";
+        kubectl.good(&format!("delete {lease}"), "deleted");
+        wait_until("the lease is there again", || {
+            kubectl.run(&format!("get {lease}"), "").code == 0
+        });
+    });
+}

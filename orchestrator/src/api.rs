@@ -159,7 +159,12 @@ impl Api {
         };
         match place.destination {
             Destination::Fixed(path) => self.fixed(path, request.parts),
-            Destination::Object { resource, .. } => self.object(place, resource, request).await,
+            Destination::Object { resource, .. } => {
+                let mut response = self.object(place, resource, request).await?;
+                let warning = resource.deprecated.map(str::to_owned);
+                respond::warn(&mut response, warning.as_slice());
+                Ok(response)
+            }
         }
     }
 

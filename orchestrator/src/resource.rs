@@ -62,6 +62,8 @@ pub struct Resource {
     pub volatile: Option<&'static str>,
     /// Rules of this kind that the schema cannot say.
     pub rules: Rules,
+    /// If set, what clients are warned of.
+    pub deprecated: Option<&'static str>,
     /// If set, this is another version of stored objects, and its rules for
     /// creates and updates see objects in this version.
     pub view: Option<&'static View>,
@@ -270,6 +272,7 @@ impl Resource {
             generation: false,
             volatile: None,
             rules: PLAIN,
+            deprecated: None,
             view: None,
         }
     }

@@ -38,6 +38,7 @@ pub static BINDING: Resource = Resource {
 /// Addresses behind a Service, the old form.
 pub static ENDPOINTS: Resource = Resource {
     short_names: &["ep"],
+    deprecated: Some("v1 Endpoints is deprecated in v1.33+; use discovery.k8s.io/v1 EndpointSlice"),
     columns: &[
         Column::text("Endpoints", |o, _| service::endpoints_cell(o)),
         AGE_COLUMN,

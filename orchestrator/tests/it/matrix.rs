@@ -65,6 +65,9 @@ rules: [{apiGroups: [''], resources: [pods], verbs: [get]}]
 #[test]
 fn kubectl_sets_labels_and_reconciles() {
     with_each("sets", |kubectl| {
+        let warned = kubectl.run("get endpoints", "").stderr;
+        let warning = "Warning: v1 Endpoints is deprecated in v1.33+";
+        assert!(warned.contains(warning), "{warned}");
         kubectl.all_good(&[
             ("create deploy web --image=nginx:1 --replicas=0", "created"),
             (

@@ -157,6 +157,8 @@ pub(super) fn load(
         }
     }
     let mut ebpf = loader.load(object).map_err(LoadError::Object)?;
+    // It has the kernel's types, megabytes of them.
+    drop(loader);
     let mut survey = Err(LoadError::ProgramMissing { name: pin::SURVEY });
     for (name, program) in ebpf.programs_mut() {
         let result = match program {

@@ -417,16 +417,12 @@ impl Scheduler {
                 "lastProbeTime": null,
                 "lastTransitionTime": now,
             });
-            let target = Target {
-                subresource: "status",
-                ..Target::object(served("", "pods"), &pod.meta.namespace, &pod.meta.name)
+            let meta = &pod.meta;
+            let target = Target::status(served("", "pods"), &meta.namespace, &meta.name);
+            let set = |pod: &mut Value| {
+                binding::set_condition(&mut pod["status"]["conditions"], &condition);
             };
-            let change = |current: &Value| {
-                let mut new = current.clone();
-                binding::set_condition(&mut new["status"]["conditions"], &condition);
-                Ok(new)
-            };
-            if let Err(status) = client.change(target, &change).await {
+            if let Err(status) = client.amend(target, &meta.uid, set).await {
                 tracing::debug!(pod = &*pod.key, %status, "a refusal was not reported");
             }
             Outcome::Reported

@@ -1,9 +1,7 @@
-//! The control plane against real clients and real crashes.
+//! The control plane over its API, and through real crashes.
 //!
 //! Each test starts its own server, in this process or as the real binary, on
-//! loopback with a data directory of its own. What a test needs from outside
-//! (kubectl, Helm, the Python client) is installed by package name into
-//! `target/clients`, see [`clients`].
+//! loopback with a data directory of its own.
 #![expect(
     clippy::unwrap_used,
     reason = "a failure here is a failure of the test"
@@ -11,21 +9,15 @@
 
 mod api;
 mod bad_input;
-mod clients;
 mod controllers;
 mod crash;
 mod events;
 mod harness;
-mod hollow;
 mod jobs;
-mod kube_rs;
-mod kubectl;
 mod leader;
-mod matrix;
 mod races;
 mod rotation;
 mod scheduling;
 mod services;
-mod tool;
 mod volumes;
 mod workloads;

@@ -11,6 +11,7 @@ mod api;
 mod bad_input;
 mod controllers;
 mod crash;
+mod deletion;
 mod events;
 mod harness;
 mod jobs;

@@ -45,7 +45,7 @@ const BY_TABLE: u8 = flag::FIN | flag::ACK;
 /// both verdicts, an insertion and a removal.
 const NEW_FLOW: u8 = flag::SYN;
 /// A round is quiet if the empty program took at most this much of its best tenth.
-const QUIET: f64 = 1.1;
+const QUIET: f64 = 1.05;
 
 /// How many rounds, and runs of a program in a round.
 #[derive(Clone, Copy)]

@@ -72,20 +72,11 @@ impl Registry {
             self.prepare(&mut request, target, &mut new, patch, options)?;
             let stored = encode::bounded(&new)?;
             let finished = is_finished(target.resource, &new);
-            match self
+            let outcome = self
                 .replace(target, &key, &current, stored, finished, options)
-                .await
-            {
-                Ok((object, revision)) => {
-                    return Ok(Written {
-                        object,
-                        revision,
-                        created: false,
-                        warnings,
-                    });
-                }
-                Err(CommitError::Precondition { .. }) => {}
-                Err(error) => return Err(engine_failure(&error)),
+                .await;
+            if let Some(written) = settle(outcome, warnings)? {
+                return Ok(written);
             }
         }
         Err(Status::modified(target.resource.subject(), target.name))
@@ -112,20 +103,11 @@ impl Registry {
             preconditions(target, given, &object)?;
             set(&mut object)?;
             let stored = encode::bounded(&object)?;
-            match self
+            let outcome = self
                 .replace(target, &key, &current, stored, false, options)
-                .await
-            {
-                Ok((object, revision)) => {
-                    return Ok(Written {
-                        object,
-                        revision,
-                        created: false,
-                        warnings: Vec::new(),
-                    });
-                }
-                Err(CommitError::Precondition { .. }) => {}
-                Err(error) => return Err(engine_failure(&error)),
+                .await;
+            if let Some(written) = settle(outcome, Vec::new())? {
+                return Ok(written);
             }
         }
         Err(Status::modified(target.resource.subject(), target.name))
@@ -210,6 +192,24 @@ impl Registry {
             .commit(target.resource, key, expect, Some(stored.clone()))
             .await?;
         Ok((encode::shown(&stored, revision), revision))
+    }
+}
+
+/// What a commit came to; none if another write was faster and all of it is to be
+/// done again.
+fn settle(
+    outcome: Result<(bytes::Bytes, Revision), CommitError>,
+    warnings: Vec<String>,
+) -> Result<Option<Written>, Status> {
+    match outcome {
+        Ok((object, revision)) => Ok(Some(Written {
+            object,
+            revision,
+            created: false,
+            warnings,
+        })),
+        Err(CommitError::Precondition { .. }) => Ok(None),
+        Err(error) => Err(engine_failure(&error)),
     }
 }
 
